@@ -1,0 +1,1 @@
+"""What Kaggle gives and takes. Knows nothing of learning."""

@@ -1,0 +1,15 @@
+"""What is known of the competition: its name, classes, counts, files and columns (kaggle.com/c/cifar-10)."""
+
+COMPETITION = "cifar-10"
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NUM_TEST = 300_000
+IMAGE_SHAPE = (32, 32, 3)
+
+ZIP_NAME = "cifar-10.zip"
+TRAIN_LABELS_CSV = "trainLabels.csv"
+SAMPLE_SUBMISSION_CSV = "sampleSubmission.csv"
+CSV_COLUMNS = ("id", "label")
+
+
+class InputError(ValueError):
+    """Input that can't be used; the text says what was found, what was expected and what to do."""

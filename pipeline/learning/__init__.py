@@ -1,0 +1,1 @@
+"""Arrays in, arrays out. Knows no paths and no Kaggle."""
