@@ -8,12 +8,10 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-type Json = dict[str, Any]
+from pipeline.errors import ConfigError
+
+Json = dict[str, Any]
 FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-
-
-class ConfigError(ValueError):
-    """A recipe that can't be run; the text says which key, what was found and what was expected."""
 
 
 class Strict(BaseModel):

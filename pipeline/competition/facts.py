@@ -9,7 +9,3 @@ ZIP_NAME = "cifar-10.zip"
 TRAIN_LABELS_CSV = "trainLabels.csv"
 SAMPLE_SUBMISSION_CSV = "sampleSubmission.csv"
 CSV_COLUMNS = ("id", "label")
-
-
-class InputError(ValueError):
-    """Input that can't be used; the text says what was found, what was expected and what to do."""

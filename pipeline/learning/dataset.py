@@ -1,0 +1,90 @@
+"""Images + augmentation -> batches of one epoch, the same pixels for any number of workers."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.config import AugmentStep
+from pipeline.learning.augment import Augmentation
+from pipeline.learning.seeding import derive_seed
+
+# Mean and standard deviation of the training pixels of CIFAR-10, per channel, on the scale 0 to 1.
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
+
+Key = tuple[int, int]  # the epoch and the row; in the key, so that it reaches workers that outlive an epoch
+Batch = tuple[Tensor, Tensor]
+
+
+class AugmentedImages(Dataset[Batch]):
+    """Rows of uint8 images [N, 32, 32, 3] with classes [N]; each sample is augmented by a seed of its own."""
+
+    def __init__(
+        self, images: NDArray[np.uint8], classes: NDArray[np.int64], augment: Sequence[AugmentStep], seed: int
+    ) -> None:
+        self._images, self._classes, self._seed = images, classes, seed
+        self._augmentation = Augmentation(augment)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        """Return a whole batch at once: uint8 [batch, 32, 32, 3] and classes [batch]."""
+        rows = [row for _, row in keys]
+        batch = np.empty((len(keys), 32, 32, 3), np.uint8)
+        for place, (epoch, row) in enumerate(keys):
+            batch[place] = self._augmentation(self._images[row], derive_seed(self._seed, epoch, row))
+        return torch.from_numpy(batch), torch.from_numpy(self._classes[rows])
+
+
+class EpochBatches:
+    """The keys of the batches of one epoch, in an order that the seed and the epoch give; no short last batch."""
+
+    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
+        self._num_images, self._batch_size, self._seed = num_images, min(batch_size, num_images), seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self._num_images // self._batch_size
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.random.default_rng(derive_seed(self._seed, "order", self.epoch)).permutation(self._num_images)
+        for start in range(0, len(self) * self._batch_size, self._batch_size):
+            yield [(self.epoch, int(row)) for row in order[start : start + self._batch_size]]
+
+
+class TrainLoader:
+    """Batches of augmented images, epoch by epoch."""
+
+    def __init__(self, dataset: AugmentedImages, batch_size: int, seed: int, num_workers: int) -> None:
+        self._batches = EpochBatches(len(dataset), batch_size, seed)
+        self._loader: DataLoader[Batch] = DataLoader(
+            dataset,
+            batch_sampler=self._batches,  # type: ignore[arg-type]
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+        )
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch (from 0)."""
+        self._batches.epoch = epoch
+        yield from self._loader
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def normalize(images: Tensor, device: torch.device) -> Tensor:
+    """Turn uint8 [batch, 32, 32, 3] into float32 [batch, 3, 32, 32] of mean 0 and deviation 1, channels last."""
+    mean = 255 * torch.tensor(MEAN, device=device)
+    scale = 1 / (255 * torch.tensor(STD, device=device))
+    return ((images.to(device).float() - mean) * scale).permute(0, 3, 1, 2)
