@@ -1,0 +1,149 @@
+"""A source's stream -> one uint8 array [N, 32, 32, 3] on disk per split, decoded once, checked, memory-mapped."""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib.format import write_array_header_1_0
+from numpy.typing import NDArray
+
+from pipeline.competition.facts import IMAGE_SHAPE
+from pipeline.competition.source import Source, Split
+from pipeline.errors import InputError
+from pipeline.files import write_json
+
+FORMAT = 1  # raised when the code would decode the same files to other bytes
+IMAGE_BYTES = int(np.prod(IMAGE_SHAPE))
+PIECE = 1 << 24
+
+OnImages = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """The images of a split: ids [N], ascending, and uint8 images [N, 32, 32, 3], memory-mapped."""
+
+    ids: NDArray[np.int64]
+    images: NDArray[np.uint8]
+    checksum: str
+
+
+def prepare_images(
+    source: Source, split: Split, cache_dir: Path, *, again: bool = False, on_images: OnImages = lambda done, all_: None
+) -> ImageStore:
+    """Open a split's store, or decode its images into one first; `on_images` hears of the done and of all.
+
+    Raises InputError when the store was made from other files (unless `again`), and for every fault of the source.
+    """
+    folder = cache_dir / split
+    made_from = {"format": FORMAT, "source": source.fingerprint(split)}
+    manifest = _read_manifest(folder)
+    if manifest is not None and not again:
+        if manifest["made_from"] != made_from:
+            raise InputError(
+                f"{folder} was made from {_describe(manifest['made_from'])}, the input is now {_describe(made_from)}. "
+                "To make it again: python run.py prepare --again; to keep it: --set images.cache_dir=DIR"
+            )
+        return _open_store(folder, manifest)
+    _make_store(source, split, folder, made_from, on_images)
+    made = _read_manifest(folder)
+    assert made is not None
+    return _open_store(folder, made)
+
+
+def _make_store(source: Source, split: Split, folder: Path, made_from: dict[str, Any], on_images: OnImages) -> None:
+    """Decode into a folder beside, then take the name; a folder that broke off before is swept away."""
+    ids = source.ids(split)
+    partial = folder.with_name(f"{split}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        np.save(partial / "ids.npy", ids)
+        with (partial / "images.npy").open("wb") as file:
+            _decode_all(source, split, ids, file, on_images)
+            file.flush()
+            os.fsync(file.fileno())
+        status = (partial / "images.npy").stat()
+        manifest = {
+            "made_from": made_from,
+            "num_images": len(ids),
+            "checksum": _checksum(partial),
+            "mtime_ns": status.st_mtime_ns,
+        }
+        write_json(partial / "manifest.json", manifest)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    except OSError as error:
+        raise InputError(
+            f"the decoded images can't be written to {folder}: {error.strerror or error}. They take "
+            f"{len(ids) * IMAGE_BYTES / 1e6:,.0f} MB; make room, or choose another place with --set images.cache_dir=DIR"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _decode_all(source: Source, split: Split, ids: NDArray[np.int64], file: BinaryIO, on_images: OnImages) -> None:
+    """Write each image at the row of its id, in whatever order they come."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(ids), *IMAGE_SHAPE)}
+    write_array_header_1_0(file, header)
+    file.flush()
+    start, row_of = file.tell(), {int(number): row for row, number in enumerate(ids)}
+    for done, (number, data) in enumerate(source.read(split), start=1):
+        try:
+            image = source.decode(data)
+        except InputError as error:
+            raise InputError(f"{source.name}: {split}/{number}.png {error}") from None
+        os.pwrite(file.fileno(), image.tobytes(), start + row_of.pop(number) * IMAGE_BYTES)
+        on_images(done, len(ids))
+    if row_of:
+        missing = min(row_of)
+        raise InputError(f"{source.name} ends without {split}/{missing}.png ({len(row_of)} are missing in all)")
+
+
+def _open_store(folder: Path, manifest: dict[str, Any]) -> ImageStore:
+    try:
+        ids = np.load(folder / "ids.npy", allow_pickle=False)
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        status = (folder / "images.npy").stat()
+        # Reading it all takes a second; while nobody has written to it since, its time of change will do.
+        whole = status.st_mtime_ns == manifest["mtime_ns"] or _checksum(folder) == manifest["checksum"]
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(_damaged(folder, str(error))) from None
+    shape = (manifest["num_images"], *IMAGE_SHAPE)
+    if images.dtype != np.uint8 or images.shape != shape or ids.shape != shape[:1] or not whole:
+        raise InputError(_damaged(folder, "it is not what its manifest says"))
+    return ImageStore(ids, images, manifest["checksum"])
+
+
+def _damaged(folder: Path, why: str) -> str:
+    return f"{folder} is damaged ({why}); make it again: python run.py prepare --again"
+
+
+def _checksum(folder: Path) -> str:
+    """CRC-32 of the images and their ids: against accidents, not against malice."""
+    crc = 0
+    for name in ("ids.npy", "images.npy"):
+        with (folder / name).open("rb") as file:
+            while piece := file.read(PIECE):
+                crc = zlib.crc32(piece, crc)
+    return f"{crc:08x}"
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    keys = {"made_from", "num_images", "checksum", "mtime_ns"}
+    return manifest if isinstance(manifest, dict) and keys <= manifest.keys() else None
+
+
+def _describe(made_from: dict[str, Any]) -> str:
+    file = made_from["source"]
+    return f"{file['name']} (size {file['size']:,}, changed at {file['mtime_ns'] / 1e9:.0f})"
