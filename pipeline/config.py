@@ -1,7 +1,7 @@
 """What a run is: YAML and `--set` in, frozen models out, and back to YAML."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -203,14 +203,19 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         raise ConfigError(f"{path} can't be read as a recipe: {error}") from None
     tree = parse_yaml(text, str(path)) or {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds a {type(tree).__name__}, expected keys such as {_names(Config)}")
+        raise ConfigError(f"{path} holds a {type(tree).__name__}, expected keys such as {', '.join(Config.model_fields)}")
+    return build_config(tree, str(path), overrides)
+
+
+def override_config(config: Config, overrides: Iterable[str]) -> Config:
+    """Return the config with `key.sub=value` overrides. Raises ConfigError."""
+    return build_config(config.model_dump(mode="json"), "--set", overrides)
+
+
+def build_config(tree: Json, where: str, overrides: Iterable[str] = ()) -> Config:
+    """Validate a tree of plain values after the overrides. Raises ConfigError with one line per fault."""
     for override in overrides:
         _override(tree, override)
-    return build_config(tree, str(path))
-
-
-def build_config(tree: Mapping[str, Any], where: str) -> Config:
-    """Validate a tree of plain values. Raises ConfigError with one line per fault."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
@@ -274,10 +279,6 @@ def _model_at(loc: tuple[int | str, ...]) -> type[Strict]:
         candidates = [a for a in get_args(model) if isinstance(a, type) and issubclass(a, Strict)]
         model = candidates[0] if candidates else model
     return model
-
-
-def _names(model: type[Strict]) -> str:
-    return ", ".join(model.model_fields)
 
 
 def _neighbours(path: Path) -> str:

@@ -32,6 +32,15 @@ class ImageStore:
     ids: NDArray[np.int64]
     images: NDArray[np.uint8]
     checksum: str
+    folder: Path
+
+
+def cache_folder(wanted: Path | None, input_dir: Path) -> Path:
+    """Return where the decoded images go: as wanted, else in the input folder, or in ./input if that is read-only."""
+    if wanted is not None:
+        return wanted
+    place = input_dir if os.access(input_dir, os.W_OK) else Path("input")
+    return place / ".cache"
 
 
 def prepare_images(
@@ -118,7 +127,7 @@ def _open_store(folder: Path, manifest: dict[str, Any]) -> ImageStore:
     shape = (manifest["num_images"], *IMAGE_SHAPE)
     if images.dtype != np.uint8 or images.shape != shape or ids.shape != shape[:1] or not whole:
         raise InputError(_damaged(folder, "it is not what its manifest says"))
-    return ImageStore(ids, images, manifest["checksum"])
+    return ImageStore(ids, images, manifest["checksum"], folder)
 
 
 def _damaged(folder: Path, why: str) -> str:

@@ -1,6 +1,7 @@
 """trainLabels.csv -> ids and classes, checked."""
 
 import io
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,10 @@ class Labels:
 
     ids: NDArray[np.int64]
     classes: NDArray[np.int64]
+
+    def checksum(self) -> str:
+        """Return what tells these labels from others."""
+        return f"{zlib.crc32(self.ids.tobytes() + self.classes.tobytes()):08x}"
 
 
 def read_table(data: bytes, name: str) -> pd.DataFrame:

@@ -64,20 +64,23 @@ class Source(Protocol):
         ...
 
 
-def find_source(folder: Path, mount: Path = NOTEBOOK_MOUNT) -> Source:
+def find_source(folder: Path) -> Source:
     """Find out what an input folder holds. Raises InputError that tells the ways to get input."""
-    if folder.is_file():
-        raise InputError(f"--input {folder} is a file, expected the folder that holds it: --input {folder.parent}")
-    candidates = [folder]
-    if mount.is_dir():
-        candidates += sorted(p for depth in ("*", "*/*") for p in mount.glob(depth) if p.is_dir())
-    for candidate in candidates:
-        source = _source_in(candidate)
-        if source is not None:
-            return source
+    source = search_source(folder)
+    if source is not None:
+        return source
     found = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:5] if folder.is_dir() else []
     holds = f"holds {', '.join(found)} and nothing of the competition" if found else "holds nothing"
     raise InputError(f"{folder} {holds if folder.is_dir() else 'does not exist'}.\n{HOW_TO_GET_INPUT}")
+
+
+def search_source(folder: Path) -> Source | None:
+    """Look into the folder, and then where a Kaggle notebook mounts its input."""
+    if folder.is_file():
+        raise InputError(f"--input {folder} is a file, expected the folder that holds it: --input {folder.parent}")
+    mounted = sorted(p for depth in ("*", "*/*") for p in NOTEBOOK_MOUNT.glob(depth) if p.is_dir())
+    found = (_source_in(candidate) for candidate in (folder, *mounted))
+    return next((source for source in found if source is not None), None)
 
 
 def _source_in(folder: Path) -> Source | None:

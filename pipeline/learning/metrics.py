@@ -33,15 +33,17 @@ def score(probabilities: Probabilities, classes: Classes) -> dict[str, Any]:
 
 
 def score_by_class(probabilities: Probabilities, classes: Classes, names: Sequence[str]) -> dict[str, Any]:
-    """Return the score of each class (recall) and the confusion matrix, rows true and columns predicted."""
+    """Return the score of each class (recall) and the confusion matrix, rows true and columns predicted.
+
+    Every class has images: the folds see to it.
+    """
     matrix = confusion_matrix(classes, probabilities.argmax(1), labels=range(len(names)))
-    per_class = {}
-    for index, name in enumerate(names):
-        num_all = int(matrix[index].sum())
-        if num_all:
-            per_class[name] = {
-                "num_images": num_all,
-                "accuracy": float(matrix[index, index] / num_all),
-                "accuracy_95": accuracy_interval(int(matrix[index, index]), num_all),
-            }
+    per_class = {
+        name: {
+            "num_images": int(row.sum()),
+            "accuracy": float(row[index] / row.sum()),
+            "accuracy_95": accuracy_interval(int(row[index]), int(row.sum())),
+        }
+        for index, (name, row) in enumerate(zip(names, matrix, strict=True))
+    }
     return {"per_class": per_class, "confusion": matrix.tolist()}

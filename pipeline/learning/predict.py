@@ -39,9 +39,12 @@ def predict(
     batch_size: int,
     device: torch.device,
     autocast: bool = False,
-    on_batch: Callable[[int], None] = lambda num_images: None,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float32]:
-    """Return the probabilities [N, classes] of uint8 images [N, 32, 32, 3], the logits averaged over the views."""
+    """Return the probabilities [N, classes] of uint8 images [N, 32, 32, 3], the logits averaged over the views.
+
+    `on_images` hears how many images are done, and of how many.
+    """
     model.eval()
     parts = []
     for start in range(0, len(images), batch_size):
@@ -51,5 +54,5 @@ def predict(
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             logits = [weight * model(view).float() for weight, view in weighted_views(inputs, views)]
         parts.append(torch.stack(logits).sum(0).softmax(1).cpu())
-        on_batch(len(batch))
+        on_images(start + len(batch), len(images))
     return torch.cat(parts).numpy()

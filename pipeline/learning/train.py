@@ -77,12 +77,12 @@ def train_fold(
     seed: int,
     machine: Machine,
     resume: TrainState | None = None,
-    on_step: Callable[[int], None] = lambda num_images: None,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[TrainState]:
     """Train on uint8 images [N, 32, 32, 3] with classes [N] and yield the state after each epoch.
 
     Images, weights and every random number depend on the arguments alone, so a resumed training ends with the same
-    bytes. Raises TrainingError, naming epoch and step, before a loss that is not finite reaches the weights.
+    bytes. `on_images` hears how many images went through, and of how many. Raises TrainingError, naming epoch and step, before a loss that is not finite reaches the weights.
     """
     config = member.train
     torch.manual_seed(derive_seed(seed, "weights"))
@@ -104,7 +104,7 @@ def train_fold(
             fraction = lr_fraction(step, config.epochs * len(loader), config.schedule)
             loss, right = learner.step(batch, fraction, f"epoch {epoch + 1}, step {index + 1} of {len(loader)}")
             loss_sum, num_right, num_images = loss_sum + loss, num_right + right, num_images + len(batch[0])
-            on_step(len(batch[0]))
+            on_images((step + 1) * len(batch[0]), config.epochs * len(loader) * len(batch[0]))
         seconds = time.perf_counter() - began
         history.append(
             EpochRecord(

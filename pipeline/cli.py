@@ -1,0 +1,155 @@
+"""The commands. Each reads its options, calls a stage, and prints where the results are."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import stages
+from pipeline.config import load_config
+from pipeline.errors import UserError
+from pipeline.progress import set_up_logging
+from pipeline.stages import Work
+from pipeline.summary import describe, format_metrics
+
+INPUT = Path("input")
+
+app = typer.Typer(
+    help="A pipeline for Kaggle's CIFAR-10 competition. Without a command: the whole job (`all`).",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeOption = Annotated[
+    Path | None, typer.Option("--config", help="The recipe, a YAML file; not given: the run's own, else quick.yaml.")
+]
+InputOption = Annotated[
+    Path, typer.Option("--input", help="The folder with Kaggle's files, or with torchvision's cifar-10-batches-py.")
+]
+RunOption = Annotated[
+    str | None,
+    typer.Option("--run", help="The run's name, a folder in submissions/; not given: the recipe's name."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one value of the recipe, for example folds.num_folds=3; may be repeated."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def without_command(context: typer.Context) -> None:
+    """Run the whole job when no command is given."""
+    set_up_logging()
+    if context.invoked_subcommand is None:
+        all_()
+
+
+@app.command("all")
+def all_(
+    recipe: RecipeOption = None, input_dir: InputOption = INPUT, run: RunOption = None, overrides: SetOption = None
+) -> None:
+    """The whole job: prepare, train, validate, predict. Given again after a stop, it goes on."""
+    work = stages.open_work(recipe, input_dir, run, overrides or ())
+    stages.train(work)
+    _predict(work)
+
+
+@app.command()
+def demo(run: RunOption = "demo", overrides: SetOption = None) -> None:
+    """The whole job on a small drawn competition: no download, about a minute."""
+    print(
+        "DEMO: the images are drawn by program. It shows that the whole job works here;\n"
+        "its accuracy says nothing about CIFAR-10. The real job: python run.py download, then python run.py\n",
+        flush=True,
+    )
+    folder, labels = stages.draw_demo(INPUT)
+    work = stages.open_work(stages.RECIPES / "demo.yaml", folder, run, overrides or ())
+    stages.train(work)
+    _predict(work)
+    print(f"accuracy on the drawn test images that count: {describe(stages.score_test(work.run, labels))}")
+
+
+@app.command()
+def download(input_dir: InputOption = INPUT) -> None:
+    """Fetch Kaggle's files into the input folder with the kaggle client."""
+    print(stages.download(input_dir))
+
+
+@app.command()
+def prepare(
+    recipe: RecipeOption = None,
+    input_dir: InputOption = INPUT,
+    overrides: SetOption = None,
+    again: Annotated[bool, typer.Option("--again", help="Decode again, even if it is done.")] = False,
+) -> None:
+    """Decode the images once, into .cache in the input folder."""
+    config = load_config(recipe or stages.DEFAULT_RECIPE, overrides or ())
+    for split, store in stages.prepare(config, input_dir, again=again).items():
+        print(f"{split}: {len(store.ids):,} images in {store.folder}")
+
+
+@app.command()
+def train(
+    recipe: RecipeOption = None,
+    input_dir: InputOption = INPUT,
+    run: RunOption = None,
+    overrides: SetOption = None,
+    fold: Annotated[int | None, typer.Option(help="Only this fold, from 0: a quick check of a recipe.")] = None,
+) -> None:
+    """Train what is not trained yet, and judge it on the images held out."""
+    work = stages.open_work(recipe, input_dir, run, overrides or ())
+    stages.train(work, only_fold=fold)
+    print(format_metrics(stages.validate(work.run)))
+    print(f"run: {work.run.path}")
+
+
+@app.command()
+def validate(run: RunOption = None) -> None:
+    """Print a run's scores: per fold, out of fold, per class, confusion. Write metrics.json."""
+    folder = stages.open_run(run)
+    print(format_metrics(stages.validate(folder)))
+    print(f"metrics: {folder.path / 'metrics.json'}")
+
+
+@app.command()
+def predict(
+    recipe: RecipeOption = None, input_dir: InputOption = INPUT, run: RunOption = None, overrides: SetOption = None
+) -> None:
+    """Predict the test images with every fold, blend, and write a checked submission.csv."""
+    _predict(stages.open_work(recipe, input_dir, run, overrides or ()))
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A submission, for example submissions/quick/submission.csv.")],
+    input_dir: InputOption = INPUT,
+) -> None:
+    """Would Kaggle take this file? Tells every way in which it would not."""
+    problems, against = stages.check(file, input_dir)
+    if problems:
+        raise UserError(f"{file} would be refused (checked against {against}):\n  " + "\n  ".join(problems))
+    print(f"{file}: good to upload (checked against {against})")
+
+
+def main() -> None:
+    """Run a command; what the user can mend is one clear text on stderr and status 1."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _predict(work: Work) -> None:
+    """Write the submission and print the run's scores and what to do next."""
+    test_scores = stages.predict_test(work)
+    metrics: dict[str, Any] = work.run.load_json("metrics.json")
+    print(format_metrics(metrics))
+    if test_scores is not None:
+        print(f"test images: {describe(test_scores)}")
+    print(f"run: {work.run.path}")
+    print(f"submission, checked: {work.run.submission}")
+    print(f"upload it: {stages.upload_command(work.run, metrics)}")

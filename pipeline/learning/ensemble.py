@@ -1,0 +1,40 @@
+"""Members' out-of-fold probabilities -> the weights of their blend."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+Probabilities = NDArray[np.float32]
+SMALLEST = 1e-7  # a probability of 0 would make the log loss infinite
+
+
+def find_weights(out_of_fold: Mapping[str, Probabilities], classes: NDArray[np.int64]) -> dict[str, float]:
+    """Return a weight per member, at least 0 and 1 in sum, for the least log loss of the weighted mean.
+
+    Each member has probabilities [N, classes] for the same images. The loss is convex in the weights, so there is
+    one optimum (stacking with non-negative weights: Breiman 1996).
+    """
+    names = list(out_of_fold)
+    if len(names) == 1:
+        return {names[0]: 1.0}
+    # Only the probability of the true class counts: [members, N].
+    true_class = np.stack([out_of_fold[name][np.arange(len(classes)), classes] for name in names]).astype(np.float64)
+
+    def loss(weights: NDArray[np.float64]) -> float:
+        return float(-np.log(np.maximum(weights @ true_class, SMALLEST)).mean())
+
+    def gradient(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return -(true_class / np.maximum(weights @ true_class, SMALLEST)).mean(axis=1)
+
+    found = minimize(
+        loss,
+        np.full(len(names), 1 / len(names)),
+        jac=gradient,
+        method="SLSQP",
+        bounds=[(0, 1)] * len(names),
+        constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1},
+    )
+    weights = np.clip(found.x, 0, 1)
+    return dict(zip(names, (weights / weights.sum()).tolist(), strict=True))

@@ -1,0 +1,61 @@
+"""Probabilities with their ids. They never travel apart, and a mismatch raises."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Probabilities = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Ids [N], ascending and each once, and probabilities [N, classes]."""
+
+    ids: Ids
+    probabilities: Probabilities
+
+    def __post_init__(self) -> None:
+        """Refuse what does not belong together."""
+        if self.probabilities.ndim != 2 or self.ids.shape != self.probabilities.shape[:1]:
+            raise ValueError(f"ids {self.ids.shape} and probabilities {self.probabilities.shape} do not fit together")
+        if not (np.diff(self.ids) > 0).all():
+            raise ValueError("ids are not ascending, or one stands twice")
+
+    def of(self, ids: Ids) -> Probabilities:
+        """Return the probabilities of some of the ids, in their order. Raises ValueError for an id without any."""
+        rows = np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)
+        if not np.array_equal(self.ids[rows], ids):
+            raise ValueError(f"no prediction for id {ids[self.ids[rows] != ids][0]}")
+        return self.probabilities[rows]
+
+
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """Put predictions for different ids together. Raises ValueError if two have the same id."""
+    ids = np.concatenate([part.ids for part in parts])
+    order = np.argsort(ids)
+    return Predictions(ids[order], np.concatenate([part.probabilities for part in parts])[order])
+
+
+def mean(parts: Sequence[Predictions]) -> Predictions:
+    """Return the mean of predictions for the same ids. Raises ValueError if the ids differ."""
+    return _weighted_sum(parts, [1 / len(parts)] * len(parts))
+
+
+def blend(members: Mapping[str, Predictions], weights: Mapping[str, float]) -> Predictions:
+    """Return the weighted mean of the members' predictions. Raises ValueError if names or ids differ."""
+    if members.keys() != weights.keys():
+        raise ValueError(f"members {sorted(members)} and weights {sorted(weights)} are not the same")
+    return _weighted_sum(list(members.values()), [weights[name] for name in members])
+
+
+def _weighted_sum(parts: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
+    """Sum in double precision and in the order given, so that the bytes depend on nothing else."""
+    total = np.zeros(parts[0].probabilities.shape, np.float64)
+    for part, weight in zip(parts, weights, strict=True):
+        if not np.array_equal(part.ids, parts[0].ids):
+            raise ValueError("predictions for different ids can't be averaged")
+        total += weight * part.probabilities.astype(np.float64)
+    return Predictions(parts[0].ids, total.astype(np.float32))

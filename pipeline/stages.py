@@ -1,0 +1,228 @@
+"""The recipe: prepare, train, validate, predict, ensemble. The order is here, the logic in the rooms."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.competition import kaggle_api
+from pipeline.competition.drawn import draw_once
+from pipeline.competition.facts import CLASS_NAMES, NUM_TEST
+from pipeline.competition.images import ImageStore, cache_folder, prepare_images
+from pipeline.competition.labels import Labels
+from pipeline.competition.source import Source, Split, find_source, search_source
+from pipeline.competition.submission import check_submission, write_submission
+from pipeline.config import Config, load_config, override_config
+from pipeline.errors import InputError, RunError
+from pipeline.jobs import FoldJob
+from pipeline.learning.augment import Augmentation
+from pipeline.learning.device import Machine, set_up_machine
+from pipeline.learning.duplicates import count_duplicates, find_groups
+from pipeline.learning.ensemble import find_weights
+from pipeline.learning.folds import make_folds
+from pipeline.learning.metrics import score, score_by_class
+from pipeline.learning.models import create_model
+from pipeline.learning.seeding import derive_seed
+from pipeline.predictions import Predictions, blend, join, mean
+from pipeline.progress import bar, log
+from pipeline.runs.environment import describe_environment
+from pipeline.runs.folder import FoldTable, RunFolder
+
+RECIPES = Path(__file__).resolve().parents[1] / "configs"
+DEFAULT_RECIPE = RECIPES / "quick.yaml"
+SUBMISSIONS = Path("submissions")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A recipe, the folder of the input, and the folder of the run."""
+
+    config: Config
+    input_dir: Path
+    run: RunFolder
+
+    def fold_jobs(self) -> Iterator[FoldJob]:
+        """Yield every fold of every member."""
+        for name, member in self.config.members.items():
+            for fold in range(self.config.folds.num_folds):
+                seed = derive_seed(self.config.seed, name, fold)
+                yield FoldJob(name, member, fold, seed, self.config.predict, self.run.fold(name, fold))
+
+
+def open_work(recipe: Path | None, input_dir: Path, run: str | None, overrides: Iterable[str] = ()) -> Work:
+    """Put a command's options together. A run that is there goes on with its own recipe unless another is named."""
+    folder = open_run(run or (recipe or DEFAULT_RECIPE).stem)
+    if recipe is None and folder.exists:
+        return Work(override_config(folder.config(), overrides), input_dir, folder)
+    return Work(load_config(recipe or DEFAULT_RECIPE, overrides), input_dir, folder)
+
+
+def open_run(name: str | None) -> RunFolder:
+    """Return the folder of a run, the default recipe's if there is no name."""
+    return RunFolder(SUBMISSIONS, name or DEFAULT_RECIPE.stem)
+
+
+def download(input_dir: Path) -> Path:
+    """Fetch Kaggle's files with the kaggle client."""
+    return kaggle_api.download(input_dir)
+
+
+def draw_demo(input_dir: Path) -> tuple[Path, Labels]:
+    """Draw the demo's competition; return its folder and the labels of its test images."""
+    return draw_once(input_dir)
+
+
+def prepare(config: Config, input_dir: Path, *, again: bool = False) -> dict[Split, ImageStore]:
+    """Decode the images of both splits; what is decoded already is only opened."""
+    source = find_source(input_dir)
+    _check_same_ids(source)
+    stores: dict[Split, ImageStore] = {}
+    for split in ("train", "test"):
+        began = time.perf_counter()
+        with bar(f"decode {split} images") as on_images:
+            folder = cache_folder(config.images.cache_dir, input_dir)
+            stores[split] = prepare_images(source, split, folder, again=again, on_images=on_images)
+        seconds = time.perf_counter() - began
+        log.info("%s images of %s: %s ready in %.1f s", split, source.name, f"{len(stores[split].ids):,}", seconds)
+    return stores
+
+
+def train(work: Work, *, only_fold: int | None = None) -> None:
+    """Train and judge what is not trained yet."""
+    num_folds = work.config.folds.num_folds
+    if only_fold is not None and not 0 <= only_fold < num_folds:
+        raise InputError(f"--fold {only_fold}: the recipe has the folds 0 to {num_folds - 1}")
+    _check_recipe(work.config)
+    find_source(work.input_dir)
+    with work.run.writing():
+        machine = set_up_machine(work.config.machine)
+        stores = prepare(work.config, work.input_dir)
+        table = _begin_run(work, stores, machine)
+        for job in work.fold_jobs():
+            if only_fold in (None, job.fold) and not job.folder.is_trained:
+                job.train(machine, stores["train"], table)
+
+
+def validate(run: RunFolder) -> dict[str, Any]:
+    """Score what is trained: per fold, out of fold, blended. Write metrics.json and ensemble.json, return the first."""
+    config, table = run.config(), run.folds()
+    metrics: dict[str, Any] = {"members": {}, "missing": []}
+    out_of_fold = {}
+    for name in config.members:
+        folders = {fold: run.fold(name, fold) for fold in range(config.folds.num_folds)}
+        judged = {fold: folder.out_of_fold() for fold, folder in folders.items() if folder.is_trained}
+        metrics["missing"] += [f"{name} fold {fold}" for fold in folders if fold not in judged]
+        scores = {str(fold): score(p.probabilities, table.classes_of(p.ids)) for fold, p in judged.items()}
+        metrics["members"][name] = {"folds": scores}
+        if len(judged) == len(folders):
+            out_of_fold[name] = join(list(judged.values()))
+            metrics["members"][name]["out_of_fold"] = score(out_of_fold[name].of(table.ids), table.classes)
+    if not metrics["missing"]:
+        weights = find_weights({name: p.of(table.ids) for name, p in out_of_fold.items()}, table.classes)
+        blended = blend(out_of_fold, weights).of(table.ids)
+        metrics |= {"weights": weights, "blend": score(blended, table.classes)}
+        metrics |= score_by_class(blended, table.classes, CLASS_NAMES)
+        alone = {name: metrics["members"][name]["out_of_fold"] for name in weights}
+        run.save_json("ensemble.json", {"weights": weights, "alone": alone, "blend": metrics["blend"]})
+    run.save_json("metrics.json", metrics)
+    return metrics
+
+
+def predict_test(work: Work) -> dict[str, Any] | None:
+    """Predict the test images with every fold, blend them, write submission.csv and check it.
+
+    Returns the scores on the test images where the source has their labels.
+    """
+    metrics = validate(work.run)
+    if metrics["missing"]:
+        raise RunError(f"not trained yet: {', '.join(metrics['missing'])}; python run.py train --run {work.run.name}")
+    source = find_source(work.input_dir)
+    with work.run.writing():
+        machine = set_up_machine(work.config.machine)
+        stores = prepare(work.config, work.input_dir)
+        _begin_run(work, stores, machine)
+        for job in work.fold_jobs():
+            if not job.folder.has_test:
+                job.predict_test(machine, stores["test"])
+        ids = stores["test"].ids
+        write_submission(work.run.submission, ids, blended_test(work.run).of(ids).argmax(1))
+    problems = check_submission(work.run.submission, ids)
+    if problems:
+        raise RunError(f"{work.run.submission} is not what was written: {'; '.join(problems)}")
+    labels = source.test_labels()
+    return None if labels is None else score_test(work.run, labels)
+
+
+def blended_test(run: RunFolder) -> Predictions:
+    """Return the run's test probabilities: the mean over folds, blended over members."""
+    config, weights = run.config(), run.load_json("ensemble.json")["weights"]
+    folds = range(config.folds.num_folds)
+    return blend({name: mean([run.fold(name, fold).test() for fold in folds]) for name in config.members}, weights)
+
+
+def score_test(run: RunFolder, labels: Labels) -> dict[str, Any]:
+    """Score the run's predictions of those test images whose labels are known."""
+    return score(blended_test(run).of(labels.ids), labels.classes)
+
+
+def check(file: Path, input_dir: Path) -> tuple[list[str], str]:
+    """Return all that is wrong with a submission, and which test ids it was held against."""
+    run = RunFolder(file.parent.parent, file.parent.name) if (file.parent / "config.yaml").exists() else None
+    source = search_source(input_dir) if run is None else None
+    if run is not None:
+        ids, origin = run.test_ids(), f"the test images of the run {run.name}"
+    elif source is not None:
+        ids, origin = source.ids("test"), f"the test images of {source.name}"
+    else:
+        ids, origin = np.arange(1, NUM_TEST + 1), "Kaggle's test images, as there is no input"
+    return check_submission(file, ids), f"{origin}, {len(ids):,}"
+
+
+def upload_command(run: RunFolder, metrics: dict[str, Any]) -> str:
+    """Return the line that uploads a run's submission with the kaggle client."""
+    message = f"{run.name}: out of fold {metrics['blend']['accuracy']:.4f}"
+    return kaggle_api.upload_command(run.submission, message)
+
+
+def _check_recipe(config: Config) -> None:
+    """Find what is wrong in a recipe before the first image is decoded: both raise ConfigError."""
+    for member in config.members.values():
+        create_model(member.model)
+        Augmentation(member.augment)
+
+
+def _check_same_ids(source: Source) -> None:
+    with_label, with_image = source.labels().ids, source.ids("train")
+    for only, what in (
+        (np.setdiff1d(with_label, with_image), "has a label and no image"),
+        (np.setdiff1d(with_image, with_label), "has an image and no label"),
+    ):
+        if len(only):
+            raise InputError(
+                f"{source.name}: the training id {only[0]} {what} ({len(only):,} such ids); "
+                "images and labels are not of the same download"
+            )
+
+
+def _begin_run(work: Work, stores: dict[Split, ImageStore], machine: Machine) -> FoldTable:
+    """Open the run's folder and make the folds, or see that both fit what was begun before."""
+    inputs = {f"{split}_images": store.checksum for split, store in stores.items()}
+    labels = find_source(work.input_dir).labels()
+    work.run.begin(
+        work.config,
+        inputs | {"train_labels": labels.checksum()},
+        describe_environment(torch.get_num_threads(), machine.device.type),
+    )
+    if not work.run.has_folds:
+        config = work.config.folds
+        groups = find_groups(stores["train"].images) if config.group_duplicates else np.arange(len(labels.ids))
+        seed = derive_seed(work.config.seed, "folds")
+        folds = make_folds(labels.classes, groups, num_folds=config.num_folds, seed=seed)
+        work.run.save_folds(FoldTable(labels.ids, labels.classes, folds, groups))
+        num_groups, num_images = count_duplicates(groups)
+        log.info("%d folds; %d near-duplicates in %d groups stay together", config.num_folds, num_images, num_groups)
+    return work.run.folds()

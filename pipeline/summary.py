@@ -1,0 +1,46 @@
+"""The numbers of metrics.json -> the text that `validate` prints."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Scores = Mapping[str, Any]
+
+
+def describe(scores: Scores) -> str:
+    """Say accuracy with its interval, log loss and n in one line."""
+    low, high = scores["accuracy_95"]
+    return (
+        f"accuracy {scores['accuracy']:.4f} (95 %: {low:.4f} to {high:.4f}), "
+        f"log loss {scores['log_loss']:.4f}, n = {scores['num_images']:,}"
+    )
+
+
+def format_metrics(metrics: Mapping[str, Any]) -> str:
+    """Lay out folds, members, classes and the confusion matrix."""
+    lines = []
+    for name, member in metrics["members"].items():
+        lines += [f"{name}: fold {fold}: {describe(scores)}" for fold, scores in member["folds"].items()]
+        if "out_of_fold" in member:
+            lines.append(f"{name}: out of fold: {describe(member['out_of_fold'])}")
+    if "blend" in metrics:
+        if len(metrics["members"]) > 1:
+            weights = ", ".join(f"{name} {weight:.3f}" for name, weight in metrics["weights"].items())
+            lines.append(f"blend ({weights}): out of fold: {describe(metrics['blend'])}")
+        lines += ["", *_classes(metrics), "", *_confusion(metrics["confusion"], list(metrics["per_class"])), ""]
+    if metrics["missing"]:
+        lines += [f"not trained yet: {', '.join(metrics['missing'])}"]
+    return "\n".join(lines)
+
+
+def _classes(metrics: Mapping[str, Any]) -> list[str]:
+    lines = ["class        accuracy  95 % interval        n"]
+    for name, scores in metrics["per_class"].items():
+        low, high = scores["accuracy_95"]
+        lines.append(f"{name:<12} {scores['accuracy']:.4f}    {low:.4f} to {high:.4f}  {scores['num_images']:>6,}")
+    return lines
+
+
+def _confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> list[str]:
+    lines = ["true \\ said  " + " ".join(f"{name[:6]:>6}" for name in class_names)]
+    lines += [f"{n:<12} " + " ".join(f"{v:>6}" for v in row) for n, row in zip(class_names, matrix, strict=True)]
+    return lines

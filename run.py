@@ -1,0 +1,6 @@
+"""The door: `python run.py --help`."""
+
+from pipeline.cli import main
+
+if __name__ == "__main__":
+    main()
