@@ -203,7 +203,9 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         raise ConfigError(f"{path} can't be read as a recipe: {error}") from None
     tree = parse_yaml(text, str(path)) or {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds a {type(tree).__name__}, expected keys such as {', '.join(Config.model_fields)}")
+        raise ConfigError(
+            f"{path} holds a {type(tree).__name__}, expected keys such as {', '.join(Config.model_fields)}"
+        )
     return build_config(tree, str(path), overrides)
 
 
@@ -272,12 +274,13 @@ def _explain(loc: tuple[int | str, ...], kind: str, message: str, found: Any) ->
 
 def _model_at(loc: tuple[int | str, ...]) -> type[Strict]:
     """Return the model whose keys stand at a place of the config tree."""
-    model: Any = Config
+    model: type[Strict] = Config
     for part in loc:
-        if isinstance(part, str) and isinstance(model, type) and part in model.model_fields:
-            model = model.model_fields[part].annotation
-        candidates = [a for a in get_args(model) if isinstance(a, type) and issubclass(a, Strict)]
-        model = candidates[0] if candidates else model
+        if isinstance(part, str) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            # The model itself, or the one inside dict[str, M], tuple[M, ...] and M | None.
+            inside = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Strict)]
+            model = inside[0] if inside else model
     return model
 
 

@@ -36,7 +36,7 @@ class FoldJob:
     def train(self, machine: Machine, store: ImageStore, table: FoldTable) -> None:
         """Train from the last whole epoch on, judge, and keep weights and out-of-fold predictions."""
         inside, outside = table.folds != self.fold, table.folds == self.fold
-        state = self._state_so_far()
+        state = TrainState()
         with bar(str(self)) as on_images:
             for state in train_fold(
                 self.member,
@@ -44,7 +44,7 @@ class FoldJob:
                 table.classes[inside],
                 seed=self.seed,
                 machine=machine,
-                resume=state,
+                resume=self._state_so_far(),
                 on_images=on_images,
             ):
                 self.folder.save_checkpoint(state.records(), state.tensors)

@@ -9,6 +9,8 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+OnImages = Callable[[int, int], None]  # hears how many images are done, and of how many
+
 console = Console(stderr=True)
 log = logging.getLogger("pipeline")
 
@@ -24,6 +26,10 @@ def set_up_logging(*, verbose: bool = False) -> None:
     log.propagate = False
 
 
+def unseen(_done: int, _total: int) -> None:
+    """Show nothing."""
+
+
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Show how many images pass in a second."""
@@ -32,7 +38,7 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[int, int], None]]:
+def bar(title: str) -> Iterator[OnImages]:
     """Show a bar on a terminal; tell what it gives how many images are done, and of how many."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,12 +16,11 @@ from pipeline.competition.facts import IMAGE_SHAPE
 from pipeline.competition.source import Source, Split
 from pipeline.errors import InputError
 from pipeline.files import write_json
+from pipeline.progress import OnImages, unseen
 
 FORMAT = 1  # raised when the code would decode the same files to other bytes
 IMAGE_BYTES = int(np.prod(IMAGE_SHAPE))
 PIECE = 1 << 24
-
-OnImages = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def cache_folder(wanted: Path | None, input_dir: Path) -> Path:
 
 
 def prepare_images(
-    source: Source, split: Split, cache_dir: Path, *, again: bool = False, on_images: OnImages = lambda done, all_: None
+    source: Source, split: Split, cache_dir: Path, *, again: bool = False, on_images: OnImages = unseen
 ) -> ImageStore:
     """Open a split's store, or decode its images into one first; `on_images` hears of the done and of all.
 
@@ -91,7 +89,7 @@ def _make_store(source: Source, split: Split, folder: Path, made_from: dict[str,
     except OSError as error:
         raise InputError(
             f"the decoded images can't be written to {folder}: {error.strerror or error}. They take "
-            f"{len(ids) * IMAGE_BYTES / 1e6:,.0f} MB; make room, or choose another place with --set images.cache_dir=DIR"
+            f"{len(ids) * IMAGE_BYTES / 1e6:,.0f} MB; make room, or choose a place with --set images.cache_dir=DIR"
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -6,7 +6,7 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +28,10 @@ Ids = NDArray[np.int64]
 NOTEBOOK_MOUNT = Path("/kaggle/input")
 BATCHES_NAME = "cifar-10-batches-py"
 HOW_TO_GET_INPUT = f"""Ways to get it:
-  python run.py download      Kaggle's files, by the kaggle client (accept the rules on kaggle.com/c/{COMPETITION} first)
-  python run.py demo          no download: the whole job on a small drawn competition
-  --input DIR                 a folder with {ZIP_NAME}, or train.7z, test.7z and {TRAIN_LABELS_CSV}, or the folders
-                              train/ and test/ with {TRAIN_LABELS_CSV}, or torchvision's {BATCHES_NAME}"""
+  python run.py download    Kaggle's files, by the kaggle client (first accept the rules on kaggle.com/c/{COMPETITION})
+  python run.py demo        no download: the whole job on a small drawn competition
+  --input DIR               a folder with {ZIP_NAME}, or train.7z, test.7z and {TRAIN_LABELS_CSV}, or the folders
+                            train/ and test/ with {TRAIN_LABELS_CSV}, or torchvision's {BATCHES_NAME}"""
 
 
 class Source(Protocol):
@@ -158,10 +158,7 @@ class KaggleFiles:
     def fingerprint(self, split: Split) -> dict[str, Any]:
         """Describe the zip, the archive, or the folder (by its number of files)."""
         archive = f"{split}.7z"
-        if archive in self._zipped_names:
-            path = self._zip
-        else:
-            path = self._folder / (archive if self._has(archive) else split)
+        path = self._zip if archive in self._zipped_names else self._folder / (archive if self._has(archive) else split)
         status = path.stat()
         size = status.st_size if path.is_file() else len(self._png_names(split))
         return {"name": path.name, "size": size, "mtime_ns": status.st_mtime_ns}
@@ -268,24 +265,34 @@ class TorchvisionBatches:
     @cached_property
     def _batches(self) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
         names = self._batch_names("train") + self._batch_names("test")
-        if self._path.is_dir():
-            return {name: _load_batch(lambda name=name: (self._path / name).read_bytes(), name) for name in names}
         try:
-            with tarfile.open(self._path) as tar:
-                found = {Path(member.name).name: tar.extractfile(member) for member in tar if member.isfile()}
-                return {name: _load_batch(lambda name=name: found[name].read(), name) for name in names}
+            found = self._read_folder(names) if self._path.is_dir() else self._read_tar()
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise InputError(f"{self._path} is no whole tar.gz ({error}); download it again") from None
+            raise InputError(f"{self._path} can't be read whole ({error}); download it again") from None
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise InputError(f"{self._path} has no {', '.join(missing)}; download it again")
+        return {name: _load_batch(found[name], name) for name in names}
+
+    def _read_folder(self, names: list[str]) -> dict[str, bytes]:
+        return {name: (self._path / name).read_bytes() for name in names if (self._path / name).exists()}
+
+    def _read_tar(self) -> dict[str, bytes]:
+        with tarfile.open(self._path) as tar:
+            files = ((Path(member.name).name, tar.extractfile(member)) for member in tar if member.isfile())
+            return {name: file.read() for name, file in files if file is not None}
 
 
-def _load_batch(read: Callable[[], bytes], name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _load_batch(pickled: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     try:
-        batch = _BatchUnpickler(io.BytesIO(read()), encoding="bytes").load()
+        batch = _BatchUnpickler(io.BytesIO(pickled), encoding="bytes").load()
         data, classes = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
-    except (KeyError, OSError, EOFError, ValueError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+    except (KeyError, EOFError, ValueError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         raise InputError(f"{BATCHES_NAME}/{name} can't be read ({type(error).__name__}: {error})") from None
     if data.dtype != np.uint8 or data.shape != (len(classes), 3072) or not np.isin(classes, range(10)).all():
-        raise InputError(f"{BATCHES_NAME}/{name} holds {data.dtype} {data.shape}, expected uint8 [N, 3072] and N labels")
+        raise InputError(
+            f"{BATCHES_NAME}/{name} holds {data.dtype} {data.shape}, expected uint8 [N, 3072] and N labels"
+        )
     return data, classes
 
 

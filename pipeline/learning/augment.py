@@ -16,8 +16,8 @@ from pipeline.errors import ConfigError
 # Without it, importing albumentations asks the network for its newest version, in every process.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-import albumentations as A  # noqa: E402, N812
-import cv2  # noqa: E402
+import albumentations as A
+import cv2
 
 Images = NDArray[np.uint8]
 

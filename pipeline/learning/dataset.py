@@ -1,6 +1,7 @@
 """Images + augmentation -> batches of one epoch, the same pixels for any number of workers."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class TrainLoader:
         self._batches = EpochBatches(len(dataset), batch_size, seed)
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,
-            batch_sampler=self._batches,  # type: ignore[arg-type]
+            batch_sampler=self._batches,
             collate_fn=_as_it_is,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -79,7 +80,7 @@ class TrainLoader:
         yield from self._loader
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

@@ -53,4 +53,5 @@ def _unit_vectors(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     vectors = images.reshape(len(images), -1).astype(np.float32)
     vectors -= vectors.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 1, lengths, np.inf)
+    vectors /= np.where(lengths > 1, lengths, np.inf)
+    return vectors

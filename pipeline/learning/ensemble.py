@@ -34,7 +34,7 @@ def find_weights(out_of_fold: Mapping[str, Probabilities], classes: NDArray[np.i
         jac=gradient,
         method="SLSQP",
         bounds=[(0, 1)] * len(names),
-        constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1},
+        constraints=({"type": "eq", "fun": lambda weights: weights.sum() - 1},),
     )
     weights = np.clip(found.x, 0, 1)
     return dict(zip(names, (weights / weights.sum()).tolist(), strict=True))

@@ -3,6 +3,7 @@
 A new net: write it as a module here, give it a function with `@register_model`, name it in a recipe.
 """
 
+import itertools
 from typing import Any
 
 import timm
@@ -97,9 +98,7 @@ class WhitenedCNN(nn.Module):
         self.stem = nn.Conv2d(3, whitened, 2)
         self.stem.weight.requires_grad = False
         channels = (whitened, *widths)
-        self.groups = nn.Sequential(
-            *(ConvGroup(*pair, depth, norm_momentum) for pair in zip(channels, channels[1:], strict=False))
-        )
+        self.groups = nn.Sequential(*(ConvGroup(*pair, depth, norm_momentum) for pair in itertools.pairwise(channels)))
         self.pool = nn.MaxPool2d(3)
         self.act = nn.GELU()
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
@@ -117,8 +116,16 @@ class WhitenedCNN(nn.Module):
         eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (eigenvectors / torch.sqrt(eigenvalues + eps)).T.reshape(12, 3, 2, 2)
         self.stem.weight.copy_(torch.cat([filters, -filters]))
+        self._bias().zero_()
+
+    def freeze_whitening(self) -> None:
+        """Let the bias of the first layer learn no more; then nothing before the second layer needs a gradient."""
+        self._bias().requires_grad_(False)
+        self._bias().grad = None
+
+    def _bias(self) -> Tensor:
         assert self.stem.bias is not None
-        self.stem.bias.zero_()
+        return self.stem.bias
 
 
 def _own_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -186,14 +193,15 @@ def create_model(config: ModelConfig) -> nn.Module:
     return fit_to_small_images(model)
 
 
-def fit_to_small_images(model: nn.Module) -> nn.Module:
+def fit_to_small_images(model: Any) -> nn.Module:
     """Take out the strides with which timm's nets for 224 pixels begin, where the stem is of a known kind.
 
     ResNets and their kin (`conv1`, `maxpool`), DenseNets (`features.conv0`, `pool0`), pre-activation ResNets and
     RegNets (`stem.conv`), EfficientNets and MobileNets (`conv_stem`). Other nets take arguments instead, for example
     `{patch_size: 1}` for ConvNeXt or `{img_size: 32, patch_size: 4}` for ViT.
     """
-    features, stem = getattr(model, "features", None), getattr(model, "stem", None)
+    features: Any = getattr(model, "features", None)
+    stem: Any = getattr(model, "stem", None)
     if hasattr(model, "conv1") and hasattr(model, "maxpool"):
         model.conv1 = _small_conv(_first_conv(model.conv1))
         if isinstance(model.bn1, nn.BatchNorm2d) and model.bn1.num_features != model.conv1.out_channels:
@@ -202,7 +210,7 @@ def fit_to_small_images(model: nn.Module) -> nn.Module:
     elif features is not None and hasattr(features, "conv0") and hasattr(features, "pool0"):
         features.conv0 = _small_conv(features.conv0)
         features.pool0 = nn.Identity()
-    elif isinstance(getattr(model, "conv_stem", None), nn.Conv2d):
+    elif hasattr(model, "conv_stem"):
         model.conv_stem.stride = (1, 1)
     elif isinstance(getattr(stem, "conv", None), nn.Conv2d) and stem.conv.stride == (2, 2):
         stem.conv.stride = (1, 1)

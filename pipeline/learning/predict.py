@@ -1,6 +1,5 @@
 """Model + images -> probabilities. Validation and test use this one path."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.learning.dataset import normalize
+from pipeline.progress import OnImages, unseen
 
 Views = Literal["identity", "mirror", "mirror_shift"]
 
@@ -39,7 +39,7 @@ def predict(
     batch_size: int,
     device: torch.device,
     autocast: bool = False,
-    on_images: Callable[[int, int], None] = lambda done, total: None,
+    on_images: OnImages = unseen,
 ) -> NDArray[np.float32]:
     """Return the probabilities [N, classes] of uint8 images [N, 32, 32, 3], the logits averaged over the views.
 

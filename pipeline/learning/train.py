@@ -1,7 +1,7 @@
 """One member on one fold: images in, the state after each epoch out. Returns, never saves."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,9 +17,10 @@ from pipeline.config import MemberConfig
 from pipeline.errors import TrainingError
 from pipeline.learning.dataset import AugmentedImages, Batch, TrainLoader, normalize
 from pipeline.learning.device import Machine
-from pipeline.learning.models import NUM_CLASSES, create_model
+from pipeline.learning.models import NUM_CLASSES, WhitenedCNN, create_model
 from pipeline.learning.optim import lr_fraction, make_optimizers, set_learning_rates
 from pipeline.learning.seeding import derive_seed
+from pipeline.progress import OnImages, unseen
 
 NUM_WHITENING_IMAGES = 5000
 
@@ -63,7 +64,7 @@ class TrainState:
 
 def build_model(member: MemberConfig, device: torch.device, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """Build a member's network, with trained weights if given."""
-    model = create_model(member.model).to(device, memory_format=torch.channels_last)
+    model = create_model(member.model).to(device).to(memory_format=torch.channels_last)
     if weights is not None:
         model.load_state_dict(dict(weights))
     return model
@@ -77,12 +78,13 @@ def train_fold(
     seed: int,
     machine: Machine,
     resume: TrainState | None = None,
-    on_images: Callable[[int, int], None] = lambda done, total: None,
+    on_images: OnImages = unseen,
 ) -> Iterator[TrainState]:
     """Train on uint8 images [N, 32, 32, 3] with classes [N] and yield the state after each epoch.
 
-    Images, weights and every random number depend on the arguments alone, so a resumed training ends with the same
-    bytes. `on_images` hears how many images went through, and of how many. Raises TrainingError, naming epoch and step, before a loss that is not finite reaches the weights.
+    Weights depend on the arguments alone, so a resumed training ends with the same bytes. `on_images` hears how many
+    images went through. Raises TrainingError, naming epoch and step, before a loss that is not finite reaches the
+    weights.
     """
     config = member.train
     torch.manual_seed(derive_seed(seed, "weights"))
@@ -140,7 +142,7 @@ class _Learner:
 
     def whiten(self, images: NDArray[np.uint8], seed: int) -> None:
         """Set a whitening layer, if there is one, from images of this fold."""
-        if hasattr(self.model, "whiten"):
+        if isinstance(self.model, WhitenedCNN):
             rows = np.random.default_rng(derive_seed(seed, "whiten")).permutation(len(images))[:NUM_WHITENING_IMAGES]
             self.model.whiten(normalize(torch.from_numpy(images[np.sort(rows)]), self._machine.device))
 
@@ -148,9 +150,8 @@ class _Learner:
         """Go into training mode, and freeze what this epoch no longer trains."""
         self.model.train()
         limit = self._config.whiten_bias_epochs
-        if limit is not None and epoch >= limit and hasattr(self.model, "whiten"):
-            self.model.stem.bias.requires_grad_(False)
-            self.model.stem.bias.grad = None
+        if limit is not None and epoch >= limit and isinstance(self.model, WhitenedCNN):
+            self.model.freeze_whitening()
 
     def step(self, batch: Batch, lr_now: float, where: str) -> tuple[float, int]:
         """Learn from one batch; return the loss and how many images were right before it."""

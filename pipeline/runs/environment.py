@@ -6,7 +6,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "numpy", "scipy", "scikit-learn")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "albumentations",
+    "opencv-python-headless",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 
 
 def describe_environment(num_threads: int, device: str) -> dict[str, Any]:
