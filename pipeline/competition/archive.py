@@ -30,7 +30,8 @@ class SevenZip:
         try:
             self._archive = py7zr.SevenZipFile(file)
             self._members = [f for f in self._archive.files if not f.is_directory]
-        except (ArchiveError, EOFError, OSError, ValueError, lzma.LZMAError) as error:
+        except Exception as error:
+            # A damaged header makes py7zr raise whatever its bytes happen to hit, from struct.error to IndexError.
             raise InputError(self._broken(error)) from None
         for member in self._members:
             if member.is_symlink or member.emptystream or not 0 < member.uncompressed <= MAX_MEMBER:
@@ -92,7 +93,8 @@ class SevenZip:
 
     def _broken(self, error: Exception) -> str:
         kind = type(error).__name__
-        return f"{self._name} is no whole .7z archive ({kind}: {error}); it is damaged or truncated, download it again"
+        words = str(error)[:120]
+        return f"{self._name} is no whole .7z archive ({kind}: {words}); it is damaged or truncated, download it again"
 
 
 def _decode(file: BinaryIO, position: int, size: int, decoder: lzma.LZMADecompressor) -> Iterator[bytes]:

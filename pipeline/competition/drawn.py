@@ -56,13 +56,12 @@ def draw_competition(folder: Path, *, num_train: int, num_test: int, seed: int =
     sample = "".join(f"{i},cat\n" for i in range(1, num_test + 1))
     partial = folder / f".{ZIP_NAME}.partial"
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as download:
-        # A fixed date, so that the same seed gives the same bytes.
         for name, data in {SAMPLE_SUBMISSION_CSV: sample, TRAIN_LABELS_CSV: rows}.items():
-            download.writestr(zipfile.ZipInfo(name), "id,label\n" + data)
+            download.writestr(name, "id,label\n" + data)
         for split, images in {"test": test, "train": train}.items():
             archive = folder / f"{split}.7z"
             write_archive(archive, {f"{split}/{i}.png": encode_png(image) for i, image in enumerate(images, start=1)})
-            download.writestr(zipfile.ZipInfo(archive.name), archive.read_bytes())
+            download.write(archive, archive.name)
             archive.unlink()
     partial.replace(folder / ZIP_NAME)
     counted = np.flatnonzero(~is_junk)

@@ -38,7 +38,6 @@ ALLOWED = (
     "RandomResizedCrop",
     "Rotate",
     "Sharpen",
-    "ShiftScaleRotate",
     "Solarize",
     "ToGray",
 )
