@@ -2,16 +2,19 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline import stages
 from pipeline.config import load_config
 from pipeline.errors import UserError
 from pipeline.progress import set_up_logging
-from pipeline.stages import Work
 from pipeline.summary import describe, format_metrics
+
+if TYPE_CHECKING:
+    from pipeline.stages import Work
+
+# The commands import the stages themselves: torch and timm take seconds, and --help should not.
 
 INPUT = Path("input")
 
@@ -52,6 +55,8 @@ def all_(
     recipe: RecipeOption = None, input_dir: InputOption = INPUT, run: RunOption = None, overrides: SetOption = None
 ) -> None:
     """The whole job: prepare, train, validate, predict. Given again after a stop, it goes on."""
+    from pipeline import stages
+
     work = stages.open_work(recipe, input_dir, run, overrides or ())
     stages.train(work)
     _predict(work)
@@ -60,6 +65,8 @@ def all_(
 @app.command()
 def demo(run: RunOption = "demo", overrides: SetOption = None) -> None:
     """The whole job on a small drawn competition: no download, about a minute."""
+    from pipeline import stages
+
     print(
         "DEMO: the images are drawn by program. It shows that the whole job works here;\n"
         "its accuracy says nothing about CIFAR-10. The real job: python run.py download, then python run.py\n",
@@ -75,6 +82,8 @@ def demo(run: RunOption = "demo", overrides: SetOption = None) -> None:
 @app.command()
 def download(input_dir: InputOption = INPUT) -> None:
     """Fetch Kaggle's files into the input folder with the kaggle client."""
+    from pipeline import stages
+
     print(stages.download(input_dir))
 
 
@@ -86,6 +95,8 @@ def prepare(
     again: Annotated[bool, typer.Option("--again", help="Decode again, even if it is done.")] = False,
 ) -> None:
     """Decode the images once, into .cache in the input folder."""
+    from pipeline import stages
+
     config = load_config(recipe or stages.DEFAULT_RECIPE, overrides or ())
     for split, store in stages.prepare(config, input_dir, again=again).items():
         print(f"{split}: {len(store.ids):,} images in {store.folder}")
@@ -100,6 +111,8 @@ def train(
     fold: Annotated[int | None, typer.Option(help="Only this fold, from 0: a quick check of a recipe.")] = None,
 ) -> None:
     """Train what is not trained yet, and judge it on the images held out."""
+    from pipeline import stages
+
     work = stages.open_work(recipe, input_dir, run, overrides or ())
     stages.train(work, only_fold=fold)
     print(format_metrics(stages.validate(work.run)))
@@ -109,6 +122,8 @@ def train(
 @app.command()
 def validate(run: RunOption = None) -> None:
     """Print a run's scores: per fold, out of fold, per class, confusion. Write metrics.json."""
+    from pipeline import stages
+
     folder = stages.open_run(run)
     print(format_metrics(stages.validate(folder)))
     print(f"metrics: {folder.path / 'metrics.json'}")
@@ -119,6 +134,8 @@ def predict(
     recipe: RecipeOption = None, input_dir: InputOption = INPUT, run: RunOption = None, overrides: SetOption = None
 ) -> None:
     """Predict the test images with every fold, blend, and write a checked submission.csv."""
+    from pipeline import stages
+
     _predict(stages.open_work(recipe, input_dir, run, overrides or ()))
 
 
@@ -128,6 +145,8 @@ def check(
     input_dir: InputOption = INPUT,
 ) -> None:
     """Would Kaggle take this file? Tells every way in which it would not."""
+    from pipeline import stages
+
     problems, against = stages.check(file, input_dir)
     if problems:
         raise UserError(f"{file} would be refused (checked against {against}):\n  " + "\n  ".join(problems))
@@ -143,8 +162,10 @@ def main() -> None:
         sys.exit(1)
 
 
-def _predict(work: Work) -> None:
+def _predict(work: "Work") -> None:
     """Write the submission and print the run's scores and what to do next."""
+    from pipeline import stages
+
     test_scores = stages.predict_test(work)
     metrics: dict[str, Any] = work.run.load_json("metrics.json")
     print(format_metrics(metrics))

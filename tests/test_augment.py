@@ -15,7 +15,13 @@ STEPS = [
     AugmentStep(name="HorizontalFlip", params={"p": 0.5}),
     AugmentStep(
         name="CoarseDropout",
-        params={"num_holes_range": [1, 1], "hole_height_range": [8, 8], "hole_width_range": [8, 8], "fill": 0, "p": 0.5},
+        params={
+            "num_holes_range": [1, 1],
+            "hole_height_range": [8, 8],
+            "hole_width_range": [8, 8],
+            "fill": 0,
+            "p": 0.5,
+        },
     ),
 ]
 RNG = np.random.default_rng(0)

@@ -227,7 +227,7 @@ def _save_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def _load_predictions(path: Path) -> Predictions:
-    with _reading(path), np.load(path, allow_pickle=False) as found:
+    with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as found:
         return Predictions(found["ids"], found["probabilities"])
 
 
@@ -235,7 +235,7 @@ def _load_predictions(path: Path) -> Predictions:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, SafetensorError) as error:
         raise RunError(
             f"{path} is damaged ({error}); delete {path.parent} to have this fold made again by the same command"
         ) from None

@@ -1,0 +1,143 @@
+"""Whole jobs, each command in a process of its own, as a user gives it."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import NUM_TEST, NUM_TRAIN, ROOT
+
+from pipeline.competition.facts import CLASS_NAMES
+
+pytestmark = pytest.mark.slow
+
+RECIPE = """
+members:
+  net:
+    model: {name: whitened_cnn, params: {widths: [4, 8, 8]}}
+    augment:
+      - {name: HorizontalFlip, params: {p: 0.5}}
+    train: {epochs: 2, batch_size: 32, optimizer: {muon: {lr: 0.1}}}
+  tutorial:
+    model: {name: tutorial_cnn}
+    train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
+folds: {num_folds: 3}
+machine: {compile: "off"}
+"""
+
+
+@pytest.fixture(scope="module")
+def whole_run(zip_folder, tmp_path_factory):
+    """A folder with a recipe and a finished run, never stopped."""
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    command = [sys.executable, ROOT / "run.py", "all", "--config", "tiny.yaml", "--input", str(zip_folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_the_whole_job_leaves_a_run_that_explains_itself(whole_run):
+    folder, done = whole_run
+    run = folder / "submissions" / "tiny"
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    fold_files = ("history.csv", "out_of_fold.npz", "test.npz", "weights.safetensors")
+    rows = (run / "submission.csv").read_text().splitlines()
+    metrics = json.loads((run / "metrics.json").read_text())
+
+    assert files == {
+        *("config.yaml", "ensemble.json", "environment.json", "folds.csv", "input.json", "metrics.json"),
+        "submission.csv",
+        *(f"{name}/fold_{fold}/{file}" for name in ("net", "tutorial") for fold in range(3) for file in fold_files),
+    }
+    assert rows[0] == "id,label"
+    assert [row.split(",")[0] for row in rows[1:]] == [str(number) for number in range(1, NUM_TEST + 1)]
+    assert {row.split(",")[1] for row in rows[1:]} <= set(CLASS_NAMES)
+    assert metrics["blend"]["num_images"] == NUM_TRAIN
+    assert sum(metrics["weights"].values()) == pytest.approx(1)
+    assert "submission, checked: submissions/tiny/submission.csv" in done.stdout
+    assert "kaggle competitions submit -c cifar-10 -f submissions/tiny/submission.csv -m" in done.stdout
+
+
+def test_out_of_fold_scores_are_those_of_images_held_out(whole_run):
+    folder, _ = whole_run
+    run = folder / "submissions" / "tiny"
+    table = np.loadtxt(run / "folds.csv", delimiter=",", skiprows=1, dtype=np.int64)
+    metrics = json.loads((run / "metrics.json").read_text())
+    for fold in range(3):
+        with np.load(run / "net" / f"fold_{fold}" / "out_of_fold.npz") as found:
+            held_out = table[table[:, 2] == fold]
+            assert np.array_equal(found["ids"], held_out[:, 0])
+            accuracy = (found["probabilities"].argmax(1) == held_out[:, 1]).mean()
+        assert metrics["members"]["net"]["folds"][str(fold)]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_kill_in_the_second_fold_and_again_gives_the_same_bytes(whole_run, zip_folder, tmp_path):
+    folder, _ = whole_run
+    shutil.copy(folder / "tiny.yaml", tmp_path)
+    command = [sys.executable, ROOT / "run.py", "all", "--config", "tiny.yaml", "--input", str(zip_folder)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+        for line in process.stderr:
+            if "net fold 1: epoch 1 of 2" in line:
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "submissions" / "tiny" / "submission.csv").exists()
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "net fold 1: goes on after epoch 1" in done.stderr
+    assert "net fold 0: epoch" not in done.stderr
+    for path in folder.joinpath("submissions/tiny").rglob("*"):
+        if path.name == "submission.csv" or path.suffix in (".safetensors", ".npz"):
+            assert (tmp_path / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
+
+
+def test_the_finished_run_answers_the_other_commands(whole_run, run_py):
+    folder, _ = whole_run
+    (submission,) = folder.glob("submissions/tiny/submission.csv")
+    stamp = submission.stat().st_mtime_ns
+    checked = run_py("check", submission.relative_to(folder), cwd=folder)
+    validated = run_py("validate", "--run", "tiny", cwd=folder)
+
+    assert checked.returncode == validated.returncode == 0
+    assert "good to upload (checked against the test images of the run tiny, 60)" in checked.stdout
+    assert re.search(r"blend \(net [\d.]+, tutorial [\d.]+\): out of fold: accuracy 0\.\d{4} \(95 %:", validated.stdout)
+    assert validated.stdout.count("airplane") == 2
+    assert submission.stat().st_mtime_ns == stamp
+
+
+def test_a_changed_recipe_under_the_same_run_is_refused(whole_run, zip_folder, run_py):
+    folder, _ = whole_run
+    words = ("train", "--run", "tiny", "--input", zip_folder, "--set", "members.net.train.epochs=9")
+    done = run_py(*words, cwd=folder)
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") <= 4
+    assert "was started with another recipe" in done.stderr
+    assert "members.net.train.epochs: 2 -> 9" in done.stderr
+
+
+def test_the_demo_tells_that_it_is_drawn_and_its_accuracy(run_py, tmp_path):
+    done = run_py("demo")
+    accuracy = re.search(r"accuracy on the drawn test images that count: accuracy (0\.\d+)", done.stdout)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("DEMO: the images are drawn by program.")
+    assert float(accuracy[1]) > 0.9
+    assert (tmp_path / "submissions" / "demo" / "submission.csv").exists()
+
+
+def test_a_fault_ends_the_process_with_status_1_and_no_traceback(run_py, tmp_path):
+    done = run_py("all")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: input does not exist.")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,157 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from pipeline.config import Config, override_config
+from pipeline.errors import ConfigError, RunError
+from pipeline.predictions import Predictions
+from pipeline.runs.folder import FoldTable, RunFolder
+
+TABLE = FoldTable(np.array([1, 2, 5]), np.array([0, 9, 3]), np.array([0, 1, 0]), np.array([0, 1, 2]))
+PREDICTIONS = Predictions(np.array([1, 5]), np.full((2, 10), 0.1, np.float32))
+HISTORY = [{"epoch": 1, "loss": 2.5}, {"epoch": 2, "loss": 1.25}]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path, "first")
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "-flag", "new\nline", "x" * 65, "a b"])
+def test_a_name_that_is_no_folders_name_is_refused(tmp_path, name):
+    with pytest.raises(RunError, match=r"a run's name has 1 to 64 of"):
+        RunFolder(tmp_path, name)
+
+
+def test_a_run_goes_on_with_the_same_recipe_and_input(run):
+    run.begin(Config(), {"train": "aa"}, {"python": "3"})
+    run.begin(override_config(Config(), ["machine.num_workers=2"]), {"train": "aa"}, {"python": "4"})
+
+    assert run.config() == Config()
+    assert run.load_json("environment.json") == {"python": "3"}
+
+
+def test_another_recipe_is_refused_with_the_difference(run):
+    run.begin(Config(), {}, {})
+
+    with pytest.raises(ConfigError, match=r"(?s)first was started with another recipe.*folds\.num_folds: 5 -> 3"):
+        run.begin(override_config(Config(), ["folds.num_folds=3"]), {}, {})
+    assert run.config() == Config()
+
+
+def test_other_input_is_refused_with_the_difference(run):
+    run.begin(Config(), {"train_images": "aa"}, {})
+
+    with pytest.raises(RunError, match=r"(?s)was started on other input.*train_images: aa -> bb"):
+        run.begin(Config(), {"train_images": "bb"}, {})
+
+
+def test_a_run_that_is_not_there_names_the_others(tmp_path, run):
+    run.begin(Config(), {}, {})
+
+    with pytest.raises(RunError, match=r"there is no run second in .*; there are first"):
+        RunFolder(tmp_path, "second").config()
+
+
+def test_folds_come_back(run):
+    run.save_folds(TABLE)
+    found = run.folds()
+
+    for name in ("ids", "classes", "folds", "groups"):
+        assert np.array_equal(getattr(found, name), getattr(TABLE, name))
+    assert found.classes_of(np.array([5, 1])).tolist() == [3, 0]
+
+
+@pytest.mark.parametrize("text", [None, "id,class,fold,group\n1,2\n", "id,class,fold,group\n1,x,1,1\n"])
+def test_missing_or_damaged_folds_are_told(run, text):
+    if text is not None:
+        run.path.mkdir()
+        (run.path / "folds.csv").write_text(text)
+
+    with pytest.raises(RunError, match=r"folds\.csv (can't be read|has not the columns)"):
+        run.folds()
+
+
+def test_a_finished_fold_has_all_and_no_checkpoint(run):
+    fold = run.fold("net", 2)
+    tensors = {"model.a": torch.arange(6.0).reshape(2, 3), "step": torch.tensor(7)}
+    assert fold.load_checkpoint() is None
+    fold.save_checkpoint(HISTORY, tensors)
+    history, found = fold.load_checkpoint()
+
+    assert history == HISTORY
+    assert torch.equal(found["model.a"], tensors["model.a"])
+    assert found["step"] == 7
+    assert not fold.is_trained
+
+    fold.finish(HISTORY, {"a": tensors["model.a"]}, PREDICTIONS)
+    fold.save_test(PREDICTIONS)
+    assert fold.is_trained
+    assert fold.has_test
+    assert fold.load_checkpoint() is None
+    assert fold.history() == HISTORY
+    assert torch.equal(fold.weights()["a"], tensors["model.a"])
+    assert np.array_equal(fold.out_of_fold().probabilities, PREDICTIONS.probabilities)
+    assert np.array_equal(run.test_ids(), PREDICTIONS.ids)
+    assert sorted(p.name for p in fold.path.iterdir()) == [
+        "history.csv",
+        "out_of_fold.npz",
+        "test.npz",
+        "weights.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "out_of_fold.npz"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_truncated_file_is_named(run, name, share):
+    fold = run.fold("net", 0)
+    fold.finish(HISTORY, {"a": torch.zeros(4)}, PREDICTIONS)
+    path = fold.path / name
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+    with pytest.raises(RunError, match=rf"{name} is damaged .*; delete .*fold_0 to have this fold made again"):
+        fold.weights() if name.startswith("weights") else fold.out_of_fold()
+
+
+def test_a_write_that_breaks_keeps_what_was_there(run, monkeypatch):
+    fold = run.fold("net", 0)
+    fold.save_checkpoint(HISTORY, {"a": torch.zeros(4)})
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"checkpoint\.safetensors can't be written: No space left on device"):
+        fold.save_checkpoint(HISTORY, {"a": torch.ones(4)})
+    assert torch.equal(fold.load_checkpoint()[1]["a"], torch.zeros(4))
+    assert [p.name for p in fold.path.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_a_run_has_one_writer(run, tmp_path):
+    code = (
+        "import sys, pathlib; from pipeline.runs.folder import RunFolder\n"
+        f"with RunFolder(pathlib.Path({str(tmp_path)!r}), 'first').writing():\n"
+        "    print('mine', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=-1, stdout=-1, text=True) as owner:
+        assert owner.stdout.readline() == "mine\n"
+        with pytest.raises(RunError, match=f"being written by process {owner.pid}; wait for it"), run.writing():
+            pass
+        owner.kill()
+    with run.writing():
+        assert (run.path / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_place_that_can_not_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with (
+        pytest.raises(RunError, match=r"first can't be written: Not a directory"),
+        RunFolder(tmp_path / "file", "first").writing(),
+    ):
+        pass

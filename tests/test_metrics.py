@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from pipeline.learning.metrics import accuracy_interval, score, score_by_class
+
+PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]], np.float32)
+CLASSES = np.array([0, 1, 1, 2])
+
+
+@pytest.mark.parametrize(("right", "total"), [(78, 100), (0, 10), (10, 10), (7_800, 10_000)])
+def test_the_interval_is_wilsons(right, total):
+    expected = binomtest(right, total).proportion_ci(0.95, method="wilson")
+
+    assert accuracy_interval(right, total) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_scores_by_hand():
+    scores = score(PROBABILITIES, CLASSES)
+
+    assert scores["num_images"] == 4
+    assert scores["accuracy"] == 0.75
+    assert scores["log_loss"] == pytest.approx(-np.log([0.7, 0.8, 0.3, 0.6]).mean(), abs=1e-6)
+
+
+def test_classes_and_confusion_by_hand():
+    found = score_by_class(PROBABILITIES, CLASSES, ["a", "b", "c"])
+
+    assert found["confusion"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert {name: part["accuracy"] for name, part in found["per_class"].items()} == {"a": 1.0, "b": 0.5, "c": 1.0}
+    assert found["per_class"]["b"]["num_images"] == 2

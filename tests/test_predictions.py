@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from pipeline.learning.ensemble import find_weights
+from pipeline.predictions import Predictions, blend, join, mean
+
+RNG = np.random.default_rng(0)
+
+
+def some(ids):
+    values = RNG.random((len(ids), 10), dtype=np.float32)
+    return Predictions(np.array(ids), values / values.sum(1, keepdims=True))
+
+
+def test_ids_and_probabilities_belong_together():
+    with pytest.raises(ValueError, match="do not fit together"):
+        Predictions(np.array([1, 2]), np.ones((3, 10), np.float32))
+    with pytest.raises(ValueError, match="not ascending, or one stands twice"):
+        Predictions(np.array([2, 2]), np.ones((2, 10), np.float32))
+
+
+def test_rows_are_found_by_id():
+    predictions = some([3, 5, 9])
+
+    assert np.array_equal(predictions.of(np.array([9, 3])), predictions.probabilities[[2, 0]])
+    for foreign in (4, 100, 1):
+        with pytest.raises(ValueError, match=f"no prediction for id {foreign}"):
+            predictions.of(np.array([3, foreign]))
+
+
+def test_folds_are_joined_by_id():
+    one, other = some([1, 4]), some([2, 3])
+    joined = join([one, other])
+
+    assert joined.ids.tolist() == [1, 2, 3, 4]
+    assert np.array_equal(joined.of(other.ids), other.probabilities)
+    with pytest.raises(ValueError, match="one stands twice"):
+        join([one, some([4, 5])])
+
+
+def test_only_the_same_ids_are_averaged():
+    one, other = some([1, 2]), some([1, 2])
+
+    assert np.allclose(mean([one, other]).probabilities, (one.probabilities + other.probabilities) / 2)
+    with pytest.raises(ValueError, match="different ids"):
+        mean([one, some([1, 3])])
+
+
+def test_a_blend_weighs_by_name():
+    one, other = some([1, 2]), some([1, 2])
+    blended = blend({"a": one, "b": other}, {"b": 0.25, "a": 0.75})
+
+    assert np.allclose(blended.probabilities, 0.75 * one.probabilities + 0.25 * other.probabilities)
+    with pytest.raises(ValueError, match="are not the same"):
+        blend({"a": one}, {"b": 1.0})
+
+
+def noisy(classes, noise, seed):
+    logits = np.eye(10)[classes] + np.random.default_rng(seed).normal(0, noise, size=(len(classes), 10))
+    values = np.exp(3 * logits)
+    return (values / values.sum(1, keepdims=True)).astype(np.float32)
+
+
+def log_loss(probabilities, classes):
+    return -np.log(probabilities[np.arange(len(classes)), classes]).mean()
+
+
+def test_weights_find_the_least_log_loss_of_a_grid():
+    classes = np.arange(2000) % 10
+    members = {"good": noisy(classes, 0.4, 1), "fair": noisy(classes, 0.5, 2), "bad": noisy(classes, 3, 3)}
+    weights = find_weights(members, classes)
+    found = log_loss(sum(weights[name] * members[name] for name in members), classes)
+    grid = min(
+        log_loss(a * members["good"] + b * members["fair"] + (1 - a - b) * members["bad"], classes)
+        for a in np.linspace(0, 1, 21)
+        for b in np.linspace(0, 1 - a, 21)
+    )
+
+    assert sum(weights.values()) == pytest.approx(1)
+    assert min(weights.values()) >= 0
+    assert weights["good"] > weights["fair"] > weights["bad"]
+    assert found <= grid + 1e-5
+
+
+def test_one_member_has_all_the_weight():
+    assert find_weights({"only": noisy(np.arange(10), 1, 1)}, np.arange(10)) == {"only": 1.0}
