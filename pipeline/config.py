@@ -147,7 +147,7 @@ class MachineConfig(Strict):
     num_workers: int = Field(0, ge=0)
     """Processes that augment images beside the training; the pixels are the same for any number."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """`torch.compile`; auto: when a C++ compiler (CPU) or Triton (CUDA) is there."""
+    """`torch.compile`, once for all folds; auto: on CUDA. On a CPU it needs a C++ compiler and gains nothing."""
     autocast: Literal["auto", "bf16", "off"] = "auto"
     """Mixed precision; auto: bf16 on a CUDA device that has it."""
 

@@ -26,7 +26,6 @@ members:
     model: {name: tutorial_cnn}
     train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
 folds: {num_folds: 3}
-machine: {compile: "off"}
 """
 
 
