@@ -36,17 +36,18 @@ class FoldJob:
     def train(self, machine: Machine, store: ImageStore, table: FoldTable) -> None:
         """Train from the last whole epoch on, judge, and keep weights and out-of-fold predictions."""
         inside, outside = table.folds != self.fold, table.folds == self.fold
-        state = TrainState()
+        state = self._state_so_far()
         with bar(str(self)) as on_images:
-            for state in train_fold(
+            states = train_fold(
                 self.member,
                 store.images[inside],
                 table.classes[inside],
                 seed=self.seed,
                 machine=machine,
-                resume=self._state_so_far(),
+                resume=state,
                 on_images=on_images,
-            ):
+            )
+            for state in states:
                 self.folder.save_checkpoint(state.records(), state.tensors)
                 self._log_epoch(state)
         model = build_model(self.member, machine.device, state.weights())

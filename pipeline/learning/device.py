@@ -8,6 +8,7 @@ import torch
 from pipeline.config import MachineConfig
 from pipeline.errors import ConfigError
 
+
 @dataclass(frozen=True)
 class Machine:
     """What a training or a prediction may use."""
