@@ -22,7 +22,7 @@ from pipeline.jobs import FoldJob
 from pipeline.learning.augment import Augmentation
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.duplicates import count_duplicates, find_groups
-from pipeline.learning.ensemble import find_weights
+from pipeline.learning.ensemble import find_temperature, find_weights
 from pipeline.learning.folds import make_folds
 from pipeline.learning.metrics import score, score_by_class
 from pipeline.learning.models import create_model
@@ -122,12 +122,15 @@ def validate(run: RunFolder) -> dict[str, Any]:
             out_of_fold[name] = join(list(judged.values()))
             metrics["members"][name]["out_of_fold"] = score(out_of_fold[name].of(table.ids), table.classes)
     if not metrics["missing"]:
-        weights = find_weights({name: p.of(table.ids) for name, p in out_of_fold.items()}, table.classes)
-        blended = blend(out_of_fold, weights).of(table.ids)
-        metrics |= {"weights": weights, "blend": score(blended, table.classes)}
+        temperatures = {name: find_temperature(p.of(table.ids), table.classes) for name, p in out_of_fold.items()}
+        calibrated = {name: p.at_temperature(temperatures[name]) for name, p in out_of_fold.items()}
+        weights = find_weights({name: p.of(table.ids) for name, p in calibrated.items()}, table.classes)
+        blended = blend(calibrated, weights).of(table.ids)
+        metrics |= {"temperatures": temperatures, "weights": weights, "blend": score(blended, table.classes)}
         metrics |= score_by_class(blended, table.classes, CLASS_NAMES)
         alone = {name: metrics["members"][name]["out_of_fold"] for name in weights}
-        run.save_json("ensemble.json", {"weights": weights, "alone": alone, "blend": metrics["blend"]})
+        kept = {"temperatures": temperatures, "weights": weights, "alone": alone, "blend": metrics["blend"]}
+        run.save_json("ensemble.json", kept)
     run.save_json("metrics.json", metrics)
     return metrics
 
@@ -158,10 +161,13 @@ def predict_test(work: Work) -> dict[str, Any] | None:
 
 
 def blended_test(run: RunFolder) -> Predictions:
-    """Return the run's test probabilities: the mean over folds, blended over members."""
-    config, weights = run.config(), run.load_json("ensemble.json")["weights"]
-    folds = range(config.folds.num_folds)
-    return blend({name: mean([run.fold(name, fold).test() for fold in folds]) for name in config.members}, weights)
+    """Return the run's test probabilities: calibrated, the mean over folds, blended over members."""
+    config, ensemble = run.config(), run.load_json("ensemble.json")
+    members = {}
+    for name in config.members:
+        folds = [run.fold(name, fold).test() for fold in range(config.folds.num_folds)]
+        members[name] = mean([fold.at_temperature(ensemble["temperatures"][name]) for fold in folds])
+    return blend(members, ensemble["weights"])
 
 
 def score_test(run: RunFolder, labels: Labels) -> dict[str, Any]:

@@ -23,9 +23,11 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
         if "out_of_fold" in member:
             lines.append(f"{name}: out of fold: {describe(member['out_of_fold'])}")
     if "blend" in metrics:
-        if len(metrics["members"]) > 1:
-            weights = ", ".join(f"{name} {weight:.3f}" for name, weight in metrics["weights"].items())
-            lines.append(f"blend ({weights}): out of fold: {describe(metrics['blend'])}")
+        parts = [
+            f"{name} {weight:.3f} at temperature {metrics['temperatures'][name]:.2f}"
+            for name, weight in metrics["weights"].items()
+        ]
+        lines.append(f"blend ({', '.join(parts)}): out of fold: {describe(metrics['blend'])}")
         lines += ["", *_classes(metrics), "", *_confusion(metrics["confusion"], list(metrics["per_class"])), ""]
     if metrics["missing"]:
         lines += [f"not trained yet: {', '.join(metrics['missing'])}"]

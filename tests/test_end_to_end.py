@@ -106,7 +106,10 @@ def test_the_finished_run_answers_the_other_commands(whole_run, run_py):
 
     assert checked.returncode == validated.returncode == 0
     assert "good to upload (checked against the test images of the run tiny, 60)" in checked.stdout
-    assert re.search(r"blend \(net [\d.]+, tutorial [\d.]+\): out of fold: accuracy 0\.\d{4} \(95 %:", validated.stdout)
+    assert re.search(
+        r"blend \(net [\d.]+ at temperature [\d.]+, tutorial .*\): out of fold: accuracy 0\.\d{4} \(95 %:",
+        validated.stdout,
+    )
     assert validated.stdout.count("airplane") == 2
     assert submission.stat().st_mtime_ns == stamp
 

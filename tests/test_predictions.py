@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.learning.ensemble import find_weights
+from pipeline.learning.ensemble import find_temperature, find_weights
 from pipeline.predictions import Predictions, blend, join, mean
 
 RNG = np.random.default_rng(0)
@@ -84,3 +84,30 @@ def test_weights_find_the_least_log_loss_of_a_grid():
 
 def test_one_member_has_all_the_weight():
     assert find_weights({"only": noisy(np.arange(10), 1, 1)}, np.arange(10)) == {"only": 1.0}
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_a_temperature_that_was_put_on_is_found(temperature):
+    """Classes drawn from the probabilities themselves: those are right, so what was put on must come off again."""
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0, 2, size=(20_000, 10))
+    right = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    classes = (right.cumsum(1) > rng.random((len(right), 1))).argmax(1)
+    turned = Predictions(np.arange(len(right)), right.astype(np.float32)).at_temperature(1 / temperature)
+
+    assert find_temperature(turned.probabilities, classes) == pytest.approx(temperature, rel=0.05)
+    assert np.allclose(turned.at_temperature(temperature).probabilities, right, atol=1e-5)
+    assert np.array_equal(turned.probabilities.argmax(1), right.argmax(1))
+
+
+def test_a_shy_member_that_is_right_is_heard():
+    """The better member with flat probabilities loses a blend by raw log loss, and wins it once calibrated."""
+    classes = np.arange(2000) % 10
+    shy = Predictions(np.arange(2000), noisy(classes, 0.4, 1)).at_temperature(8.0)
+    loud = Predictions(np.arange(2000), noisy(classes, 0.7, 2))
+    members = {"shy": shy, "loud": loud}
+    calibrated = {n: p.at_temperature(find_temperature(p.probabilities, classes)) for n, p in members.items()}
+
+    raw = find_weights({name: p.probabilities for name, p in members.items()}, classes)
+    assert raw["shy"] < 0.5
+    assert find_weights({name: p.probabilities for name, p in calibrated.items()}, classes)["shy"] > 0.5
