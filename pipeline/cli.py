@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # The commands import the stages themselves: torch and timm take seconds, and --help should not.
 
 INPUT = Path("input")
+INTERRUPTED = 130  # the status with which typer ends a command after Ctrl-C
 
 app = typer.Typer(
     help="A pipeline for Kaggle's CIFAR-10 competition. Without a command: the whole job (`all`).",
@@ -160,6 +161,10 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("stopped; what was finished is saved, the same command goes on from there", file=sys.stderr)
+        raise
 
 
 def _predict(work: "Work") -> None:

@@ -96,6 +96,7 @@ def train(work: Work, *, only_fold: int | None = None) -> None:
     num_folds = work.config.folds.num_folds
     if only_fold is not None and not 0 <= only_fold < num_folds:
         raise InputError(f"--fold {only_fold}: the recipe has the folds 0 to {num_folds - 1}")
+    work.run.check_recipe(work.config)
     _check_recipe(work.config)
     find_source(work.input_dir)
     with work.run.writing():

@@ -125,6 +125,22 @@ def test_a_changed_recipe_under_the_same_run_is_refused(whole_run, zip_folder, r
     assert "members.net.train.epochs: 2 -> 9" in done.stderr
 
 
+def test_an_interrupt_tells_how_to_go_on(whole_run, zip_folder, tmp_path):
+    folder, _ = whole_run
+    shutil.copy(folder / "tiny.yaml", tmp_path)
+    command = [sys.executable, ROOT / "run.py", "train", "--config", "tiny.yaml", "--input", str(zip_folder)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "net fold 0: epoch 1 of 2" in line:
+                process.send_signal(signal.SIGINT)
+
+    assert process.returncode == 130
+    assert said[-1] == "stopped; what was finished is saved, the same command goes on from there\n"
+    assert "Traceback" not in "".join(said)
+
+
 def test_the_demo_tells_that_it_is_drawn_and_its_accuracy(run_py, tmp_path):
     done = run_py("demo")
     accuracy = re.search(r"accuracy on the drawn test images that count: accuracy (0\.\d+)", done.stdout)

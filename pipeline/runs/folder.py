@@ -161,24 +161,27 @@ class RunFolder:
             raise RunError(f"there is no run {self.name} in {self.path.parent}{_others(self.path.parent)}") from None
         return build_config(parse_yaml(text, str(self._config)), str(self._config))
 
+    def check_recipe(self, config: Config) -> None:
+        """Raise ConfigError with the differences if the run was started with another recipe."""
+        changed = differences(self.config().recipe(), config.recipe()) if self.exists else []
+        if changed:
+            raise ConfigError(
+                f"the run {self.name} was started with another recipe; choose another --run, or take back:\n  "
+                + "\n  ".join(changed)
+            )
+
     def begin(self, config: Config, inputs: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Start the run, or go on with it. Raises ConfigError if it was started with another recipe or input."""
-        inputs_path = self.path / "input.json"
+        self.check_recipe(config)
         if self.exists:
-            changed = differences(self.config().recipe(), config.recipe())
-            if changed:
-                raise ConfigError(
-                    f"the run {self.name} was started with another recipe; choose another --run, or take back:\n  "
-                    + "\n  ".join(changed)
-                )
-            changed = differences(json.loads(inputs_path.read_text(encoding="utf-8")), dict(inputs))
+            changed = differences(self.load_json("input.json"), dict(inputs))
             if changed:
                 raise RunError(
                     f"the run {self.name} was started on other input; choose another --run, or give the same input:\n  "
                     + "\n  ".join(changed)
                 )
             return
-        write_json(inputs_path, inputs)
+        write_json(self.path / "input.json", inputs)
         write_json(self.path / "environment.json", environment)
         write_text(self._config, config.to_yaml())
 
