@@ -1,5 +1,6 @@
 """The commands. Each reads its options, calls a stage, and prints where the results are."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -156,6 +157,9 @@ def check(
 
 def main() -> None:
     """Run a command; what the user can mend is one clear text on stderr and status 1."""
+    # Threads that wait must not spin: beside any other busy process they would take most of what the cores have.
+    # It is read when torch is loaded, so it has to be set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:

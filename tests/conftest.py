@@ -1,5 +1,6 @@
 """The drawn competition, in every form that the input may have; drawn once for all tests."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,8 @@ import pytest
 
 from pipeline.competition import drawn, source
 from pipeline.competition.facts import ZIP_NAME
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as pipeline.cli does, before torch is loaded
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_TRAIN, NUM_TEST = 200, 60
