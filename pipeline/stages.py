@@ -11,10 +11,10 @@ import torch
 
 from pipeline.competition import kaggle_api
 from pipeline.competition.drawn import draw_once
-from pipeline.competition.facts import CLASS_NAMES, NUM_TEST
+from pipeline.competition.facts import CLASS_NAMES, NUM_TEST, Split
 from pipeline.competition.images import ImageStore, cache_folder, prepare_images
 from pipeline.competition.labels import Labels
-from pipeline.competition.source import Source, Split, find_source, search_source
+from pipeline.competition.source import Source, find_source, search_source
 from pipeline.competition.submission import check_submission, write_submission
 from pipeline.config import Config, load_config, override_config
 from pipeline.errors import InputError, RunError

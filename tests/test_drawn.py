@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
-from pipeline.competition.drawn import draw_competition, draw_image, draw_once
+from pipeline.competition.drawn import draw_competition, draw_once
 from pipeline.competition.facts import CLASS_NAMES, ZIP_NAME
+from pipeline.competition.pictures import draw_image
 from pipeline.competition.source import find_source
 
 

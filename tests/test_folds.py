@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.competition.drawn import draw_image
+from pipeline.competition.pictures import draw_image
 from pipeline.errors import InputError
 from pipeline.learning.duplicates import count_duplicates, find_groups
 from pipeline.learning.folds import make_folds

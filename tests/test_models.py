@@ -3,7 +3,7 @@ import pytest
 import timm
 import torch
 
-from pipeline.competition.drawn import draw_image
+from pipeline.competition.pictures import draw_image
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.learning.dataset import normalize

@@ -5,7 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.competition.drawn import draw_image, encode_png
+from pipeline.competition.drawn import encode_png
+from pipeline.competition.pictures import draw_image
 from pipeline.competition.png import decode_png
 from pipeline.errors import InputError
 

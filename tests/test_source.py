@@ -10,8 +10,9 @@ import pytest
 from conftest import NUM_TEST, NUM_TRAIN
 
 from pipeline.competition import source as source_module
-from pipeline.competition.drawn import draw_image, encode_png, write_archive
+from pipeline.competition.drawn import encode_png, write_archive
 from pipeline.competition.facts import SAMPLE_SUBMISSION_CSV, TRAIN_LABELS_CSV, ZIP_NAME
+from pipeline.competition.pictures import draw_image
 from pipeline.competition.source import find_source
 from pipeline.errors import InputError
 

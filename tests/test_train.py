@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.competition.drawn import draw_image
+from pipeline.competition.pictures import draw_image
 from pipeline.config import MemberConfig
 from pipeline.errors import TrainingError
 from pipeline.learning.device import Machine

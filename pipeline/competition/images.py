@@ -12,8 +12,8 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
-from pipeline.competition.facts import IMAGE_SHAPE
-from pipeline.competition.source import Source, Split
+from pipeline.competition.facts import IMAGE_SHAPE, Split
+from pipeline.competition.source import Source
 from pipeline.errors import InputError
 from pipeline.files import write_json
 from pipeline.progress import OnImages, unseen

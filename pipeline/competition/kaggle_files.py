@@ -1,0 +1,146 @@
+"""Kaggle's files in any of their forms -> ids, encoded images and labels."""
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from pipeline.competition.archive import SevenZip
+from pipeline.competition.facts import COMPETITION, SAMPLE_SUBMISSION_CSV, TRAIN_LABELS_CSV, ZIP_NAME, Ids, Split
+from pipeline.competition.labels import Labels, parse_ids, parse_labels
+from pipeline.competition.png import decode_png
+from pipeline.errors import InputError
+
+
+class KaggleFiles:
+    """The whole zip, the archives unpacked from it, or the folders unpacked from those."""
+
+    decode = staticmethod(decode_png)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._zip = folder / ZIP_NAME
+        self.name = str(self._zip if self._zip.exists() else folder)
+
+    @cached_property
+    def _zipped_names(self) -> list[str]:
+        if not self._zip.exists():
+            return []
+        try:
+            with zipfile.ZipFile(self._zip) as archive:
+                return archive.namelist()
+        except zipfile.BadZipFile as error:
+            with self._zip.open("rb") as file:
+                begins = file.read(64).lstrip()
+            if begins.startswith(b"<"):
+                raise InputError(
+                    f"{self._zip} is a web page, not a zip: the download was refused. Accept the rules on "
+                    f"kaggle.com/c/{COMPETITION} and download it again"
+                ) from None
+            raise InputError(
+                f"{self._zip} is no whole zip ({error}); the download was cut off or damaged, download it again"
+            ) from None
+
+    def ids(self, split: Split) -> Ids:
+        """Return the ids from the names in the archive or folder."""
+        if self._has(f"{split}.7z"):
+            with self._open(f"{split}.7z") as file:
+                names = SevenZip(file, self._named(f"{split}.7z")).names()
+        else:
+            names = [f"{split}/{path}" for path in self._png_names(split)]
+        ids = np.array([_id_of(name, split) for name in names], dtype=np.int64)
+        if not len(ids):
+            raise InputError(f"{self._named(split)} holds no images, expected {split}/1.png and more")
+        ids.sort()
+        repeated = ids[1:][ids[1:] == ids[:-1]]
+        if len(repeated):
+            raise InputError(f"{self._named(split)} holds the image {split}/{repeated[0]}.png more than once")
+        self._check_complete(split, ids)
+        return ids
+
+    def read(self, split: Split) -> Iterator[tuple[int, bytes]]:
+        """Yield ids and PNGs from the archive or folder."""
+        if self._has(f"{split}.7z"):
+            with self._open(f"{split}.7z") as file:
+                for name, data in SevenZip(file, self._named(f"{split}.7z")).read():
+                    yield _id_of(name, split), data
+        else:
+            for name in self._png_names(split):
+                yield _id_of(f"{split}/{name}", split), (self._folder / split / name).read_bytes()
+
+    def labels(self) -> Labels:
+        """Return trainLabels.csv."""
+        return parse_labels(self._csv(TRAIN_LABELS_CSV), self._named(TRAIN_LABELS_CSV))
+
+    def test_labels(self) -> None:
+        """Kaggle keeps them."""
+
+    def fingerprint(self, split: Split) -> dict[str, Any]:
+        """Describe the zip, the archive, or the folder (by its number of files)."""
+        archive = f"{split}.7z"
+        path = self._zip if archive in self._zipped_names else self._folder / (archive if self._has(archive) else split)
+        status = path.stat()
+        size = status.st_size if path.is_file() else len(self._png_names(split))
+        return {"name": path.name, "size": size, "mtime_ns": status.st_mtime_ns}
+
+    def _check_complete(self, split: Split, ids: Ids) -> None:
+        """The test ids are those of sampleSubmission.csv, or 1 to N where it is missing."""
+        if split == "train":
+            return
+        if self._has(SAMPLE_SUBMISSION_CSV):
+            expected = parse_ids(self._csv(SAMPLE_SUBMISSION_CSV), self._named(SAMPLE_SUBMISSION_CSV))
+        else:
+            expected = np.arange(1, ids[-1] + 1)
+        for wrong, text in ((np.setdiff1d(expected, ids), "misses"), (np.setdiff1d(ids, expected), "has the foreign")):
+            if len(wrong):
+                raise InputError(
+                    f"{self._named(split)} {text} image {split}/{wrong[0]}.png ({len(wrong)} in all), "
+                    f"expected {len(expected)} images; download or unpack it again"
+                )
+
+    def _has(self, name: str) -> bool:
+        return name in self._zipped_names or (self._folder / name).is_file()
+
+    def _named(self, name: str) -> str:
+        inside = f"{self._zip}:{name}"
+        beside = self._folder / name
+        return inside if name in self._zipped_names or f"{name}.7z" in self._zipped_names else str(beside)
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[BinaryIO]:
+        if name in self._zipped_names:
+            try:
+                with zipfile.ZipFile(self._zip) as archive, archive.open(name) as file:
+                    yield file  # type: ignore[misc]
+            except zipfile.BadZipFile as error:
+                raise InputError(f"{self._zip}: {name} is damaged ({error}); download it again") from None
+        else:
+            with (self._folder / name).open("rb") as file:
+                yield file
+
+    def _csv(self, name: str) -> bytes:
+        if not self._has(name):
+            raise InputError(f"{self._folder} has images but no {name}; it comes with the competition's download")
+        with self._open(name) as file:
+            return file.read()
+
+    def _png_names(self, split: Split) -> list[str]:
+        if not (self._folder / split).is_dir():
+            raise InputError(
+                f"{self._folder} has neither {split}.7z nor a folder {split}/ (nor either in {ZIP_NAME}); "
+                "it comes with the competition's download"
+            )
+        return [entry.name for entry in os.scandir(self._folder / split) if entry.name.endswith(".png")]
+
+
+def _id_of(name: str, split: Split) -> int:
+    match = re.fullmatch(rf"{split}/([1-9][0-9]{{0,8}})\.png", name)
+    if not match:
+        raise InputError(f"the images of {split} hold {name!r}, expected names such as {split}/1.png")
+    return int(match[1])
