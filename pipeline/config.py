@@ -100,11 +100,22 @@ class ScheduleConfig(Strict):
     """The fraction after the last step."""
 
 
+class ImageSizeConfig(Strict):
+    """A part of the training that sees smaller pictures: less work for each, and little lost early on."""
+
+    until: float = Field(gt=0, le=1)
+    """The part ends after this share of the epochs."""
+    size: int = Field(ge=8, le=32)
+    """Height and width in pixels."""
+
+
 class TrainConfig(Strict):
     """How one member learns on one fold."""
 
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(256, ge=2)
+    image_sizes: tuple[ImageSizeConfig, ...] = ()
+    """Smaller pictures first, for example `[{until: 0.5, size: 24}]`; 32 pixels in what is left."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -114,6 +125,17 @@ class TrainConfig(Strict):
     cutmix_alpha: float = Field(0.0, ge=0)
     whiten_bias_epochs: int | None = Field(None, ge=0)
     """Freeze the bias of a whitening layer after so many epochs; not set: never."""
+
+    def image_size(self, epoch: int) -> int:
+        """Return the height and width of the pictures in an epoch (from 0)."""
+        return next((part.size for part in self.image_sizes if epoch < part.until * self.epochs), 32)
+
+    @model_validator(mode="after")
+    def _sizes_follow_each_other(self) -> "TrainConfig":
+        ends = [part.until for part in self.image_sizes]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"image_sizes end at {ends}, expected rising shares of the epochs")
+        return self
 
     @model_validator(mode="after")
     def _mixing_needs_even_batches(self) -> "TrainConfig":
@@ -126,6 +148,8 @@ class MemberConfig(Strict):
     """One kind of network in the ensemble, trained once on each fold."""
 
     model: ModelConfig = ModelConfig()
+    alternate_mirror: bool = False
+    """Mirror each image in every other epoch, the first by chance: both faces are seen equally often (airbench)."""
     augment: tuple[AugmentStep, ...] = ()
     train: TrainConfig = TrainConfig()
 

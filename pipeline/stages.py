@@ -23,6 +23,7 @@ from pipeline.learning.augment import Augmentation
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.duplicates import count_duplicates, find_groups
 from pipeline.learning.ensemble import find_temperature, find_weights
+from pipeline.learning.flops import prediction_flop, training_flop
 from pipeline.learning.folds import make_folds
 from pipeline.learning.metrics import score, score_by_class
 from pipeline.learning.models import create_model
@@ -118,7 +119,7 @@ def validate(run: RunFolder) -> dict[str, Any]:
         judged = {fold: folder.out_of_fold() for fold, folder in folders.items() if folder.is_trained}
         metrics["missing"] += [f"{name} fold {fold}" for fold in folders if fold not in judged]
         scores = {str(fold): score(p.probabilities, table.classes_of(p.ids)) for fold, p in judged.items()}
-        metrics["members"][name] = {"folds": scores}
+        metrics["members"][name] = {"folds": scores, "compute": _compute(config, name, table, judged, run)}
         if len(judged) == len(folders):
             out_of_fold[name] = join(list(judged.values()))
             metrics["members"][name]["out_of_fold"] = score(out_of_fold[name].of(table.ids), table.classes)
@@ -193,6 +194,16 @@ def upload_command(run: RunFolder, metrics: dict[str, Any]) -> str:
     """Return the line that uploads a run's submission with the kaggle client."""
     message = f"{run.name}: out of fold {metrics['blend']['accuracy']:.4f}"
     return kaggle_api.upload_command(run.submission, message)
+
+
+def _compute(config: Config, name: str, table: FoldTable, folds: Iterable[int], run: RunFolder) -> dict[str, float]:
+    """Add up what the trained folds of a member took: operations, and the seconds of their epochs."""
+    member, sizes = config.members[name], np.bincount(table.folds)
+    return {
+        "training_flop": sum(training_flop(member, int(sizes.sum() - sizes[fold])) for fold in folds),
+        "training_seconds": sum(epoch["seconds"] for fold in folds for epoch in run.fold(name, fold).history()),
+        "prediction_flop_per_image": prediction_flop(member, config.predict.views, 1),
+    }
 
 
 def _check_recipe(config: Config) -> None:

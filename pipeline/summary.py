@@ -20,6 +20,14 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
     lines = []
     for name, member in metrics["members"].items():
         lines += [f"{name}: fold {fold}: {describe(scores)}" for fold, scores in member["folds"].items()]
+        compute, num_folds = member["compute"], len(member["folds"])
+        if num_folds:
+            lines.append(
+                f"{name}: {num_folds} folds trained in {compute['training_seconds'] / 60:.1f} min: "
+                f"{compute['training_flop'] / 1e15:.3f} PFLOP, "
+                f"{compute['training_flop'] / compute['training_seconds'] / 1e9:.0f} GFLOP/s; "
+                f"prediction {compute['prediction_flop_per_image'] / 1e9:.3f} GFLOP an image and fold"
+            )
         if "out_of_fold" in member:
             lines.append(f"{name}: out of fold: {describe(member['out_of_fold'])}")
     if "blend" in metrics:

@@ -76,6 +76,16 @@ def test_no_epoch_repeats_another():
     assert sum(repeated) <= 4
 
 
+def test_alternating_mirrors_show_both_faces_in_turn():
+    dataset = AugmentedImages(IMAGES, CLASSES, [], 3, alternate_mirror=True)
+    epochs = [dataset.__getitems__([(epoch, row) for row in range(64)])[0].numpy() for epoch in range(3)]
+    begin_mirrored = [np.array_equal(seen, image[:, ::-1]) for seen, image in zip(epochs[0], IMAGES, strict=True)]
+
+    assert np.array_equal(epochs[1], epochs[0][:, :, ::-1])
+    assert np.array_equal(epochs[2], epochs[0])
+    assert 16 < sum(begin_mirrored) < 48
+
+
 def test_every_image_comes_once_in_an_epoch_and_in_another_order_in_the_next():
     keys = EpochBatches(70, 16, 1)
     orders = []

@@ -53,6 +53,10 @@ def test_overrides_reach_the_depths():
         ({"predict": {"views": "all"}}, r"predict.views: Input should be 'identity', 'mirror' or 'mirror_shift'"),
         ({"members": {"a": {"augment": [{"name": "Pad", "params": {}}]}}}, r"augment.0: Pad has no p; write its prob"),
         ({"members": {"a": {"train": {"mixup_alpha": 1, "batch_size": 5}}}}, r"batch_size 5 must be even"),
+        (
+            {"members": {"a": {"train": {"image_sizes": [{"until": 0.5, "size": 24}, {"until": 0.4, "size": 28}]}}}},
+            r"image_sizes end at \[0\.5, 0\.4\], expected rising shares",
+        ),
         ({"members": {"a": {"train": {"optimizer": {"momentum": 0}}}}}, r"nesterov needs a momentum above 0"),
     ],
 )

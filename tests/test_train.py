@@ -8,6 +8,7 @@ from pipeline.competition.pictures import draw_image
 from pipeline.config import MemberConfig
 from pipeline.errors import TrainingError
 from pipeline.learning.device import Machine
+from pipeline.learning.models import WhitenedCNN
 from pipeline.learning.predict import predict
 from pipeline.learning.train import TrainState, build_model, train_fold
 
@@ -25,6 +26,7 @@ EMA_AND_MIXES = {
     "model": {"name": "test_resnet", "params": {"drop_rate": 0.2}},
     "train": {"epochs": 4, "batch_size": 32, "ema_decay": 0.9, "mixup_alpha": 0.5, "cutmix_alpha": 1.0},
 }
+GROWING = {**MUON, "alternate_mirror": True, "train": {**MUON["train"], "image_sizes": [{"until": 0.5, "size": 24}]}}
 FREEZING = {**MUON, "train": {**MUON["train"], "whiten_bias_epochs": 2}}
 
 
@@ -37,7 +39,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize(
-    "member", [MUON, EMA_AND_MIXES, FREEZING], ids=["muon", "ema+mixup+cutmix+dropout", "freezing"]
+    "member", [MUON, EMA_AND_MIXES, FREEZING, GROWING], ids=["muon", "ema+mixup+cutmix+dropout", "freezing", "growing"]
 )
 def test_a_resumed_training_ends_with_the_same_bytes(member):
     whole = states(member)
@@ -98,6 +100,15 @@ def test_a_frozen_whitening_bias_stays():
 
     assert not torch.equal(biases[0], biases[1])
     assert torch.equal(biases[1], biases[3])
+
+
+def test_pictures_grow_as_the_recipe_says(monkeypatch):
+    seen = []
+    forward = WhitenedCNN.forward
+    monkeypatch.setattr(WhitenedCNN, "forward", lambda net, x: seen.append(tuple(x.shape[-2:])) or forward(net, x))
+    states(GROWING)
+
+    assert seen == [(24, 24)] * 6 + [(32, 32)] * 6
 
 
 def test_the_average_of_the_weights_is_what_predicts():

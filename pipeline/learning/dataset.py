@@ -25,10 +25,18 @@ class AugmentedImages(Dataset[Batch]):
     """Rows of uint8 images [N, 32, 32, 3] with classes [N]; each sample is augmented by a seed of its own."""
 
     def __init__(
-        self, images: NDArray[np.uint8], classes: NDArray[np.int64], augment: Sequence[AugmentStep], seed: int
+        self,
+        images: NDArray[np.uint8],
+        classes: NDArray[np.int64],
+        augment: Sequence[AugmentStep],
+        seed: int,
+        *,
+        alternate_mirror: bool = False,
     ) -> None:
         self._images, self._classes, self._seed = images, classes, seed
         self._augmentation = Augmentation(augment)
+        coins = np.random.default_rng(derive_seed(seed, "mirror")).integers(2, size=len(images))
+        self._first_mirrored = coins if alternate_mirror else None
 
     def __len__(self) -> int:
         return len(self._images)
@@ -38,7 +46,10 @@ class AugmentedImages(Dataset[Batch]):
         rows = [row for _, row in keys]
         batch = np.empty((len(keys), 32, 32, 3), np.uint8)
         for place, (epoch, row) in enumerate(keys):
-            batch[place] = self._augmentation(self._images[row], derive_seed(self._seed, epoch, row))
+            image = self._images[row]
+            if self._first_mirrored is not None and (self._first_mirrored[row] + epoch) % 2:
+                image = np.ascontiguousarray(image[:, ::-1])
+            batch[place] = self._augmentation(image, derive_seed(self._seed, epoch, row))
         return torch.from_numpy(batch), torch.from_numpy(self._classes[rows])
 
 

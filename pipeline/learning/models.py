@@ -99,7 +99,7 @@ class WhitenedCNN(nn.Module):
         self.stem.weight.requires_grad = False
         channels = (whitened, *widths)
         self.groups = nn.Sequential(*(ConvGroup(*pair, depth, norm_momentum) for pair in itertools.pairwise(channels)))
-        self.pool = nn.MaxPool2d(3)
+        self.pool = nn.AdaptiveMaxPool2d(1)
         self.act = nn.GELU()
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from timm.data import Mixup
 from timm.utils import ModelEmaV3
@@ -94,7 +95,9 @@ def train_fold(
     if resume is not None and resume.history:
         learner.load(resume.tensors)
         history = list(resume.history)
-    dataset = AugmentedImages(images, classes, member.augment, derive_seed(seed, "augment"))
+    dataset = AugmentedImages(
+        images, classes, member.augment, derive_seed(seed, "augment"), alternate_mirror=member.alternate_mirror
+    )
     loader = TrainLoader(dataset, config.batch_size, derive_seed(seed, "batches"), machine.num_workers)
     for epoch in range(len(history), config.epochs):
         began = time.perf_counter()
@@ -132,6 +135,7 @@ class _Learner:
         self.optimizers: list[Optimizer] = make_optimizers(self.model, config.optimizer)
         self._ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self._num_updates = 0
+        self._image_size = config.image_size(0)
         mixes = config.mixup_alpha > 0 or config.cutmix_alpha > 0
         self._mixup = (
             Mixup(config.mixup_alpha, config.cutmix_alpha, label_smoothing=0.0, num_classes=NUM_CLASSES)
@@ -147,8 +151,9 @@ class _Learner:
             self.model.whiten(normalize(torch.from_numpy(images[np.sort(rows)]), self._machine.device))
 
     def begin_epoch(self, epoch: int) -> None:
-        """Go into training mode, and freeze what this epoch no longer trains."""
+        """Go into training mode, choose the size of the pictures, and freeze what is no longer trained."""
         self.model.train()
+        self._image_size = self._config.image_size(epoch)
         limit = self._config.whiten_bias_epochs
         if limit is not None and epoch >= limit and isinstance(self.model, WhitenedCNN):
             self.model.freeze_whitening()
@@ -156,6 +161,8 @@ class _Learner:
     def step(self, batch: Batch, lr_now: float, where: str) -> tuple[float, int]:
         """Learn from one batch; return the loss and how many images were right before it."""
         inputs = normalize(batch[0], self._machine.device)
+        if self._image_size != inputs.shape[-1]:
+            inputs = F.interpolate(inputs, self._image_size, mode="bilinear", antialias=True)
         classes = batch[1].to(self._machine.device)
         targets = classes
         if self._mixup is not None:

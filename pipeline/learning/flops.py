@@ -1,0 +1,46 @@
+"""A member's recipe -> the floating point operations that it takes, by torch's own counter."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.config import MemberConfig
+from pipeline.learning.models import NUM_CLASSES, WhitenedCNN, create_model
+from pipeline.learning.predict import Views, weighted_views
+
+BATCH = 4  # enough for batch norm; the count is divided by it
+FULL_SIZE = 32
+
+
+def training_flop(member: MemberConfig, num_images: int) -> float:
+    """Return the operations of all epochs over so many training images, forward and backward."""
+    config, model = member.train, create_model(member.model).train()
+    batch_size = min(config.batch_size, num_images)
+    per_image: dict[tuple[int, bool], float] = {}
+    total = 0.0
+    for epoch in range(config.epochs):
+        is_frozen = config.whiten_bias_epochs is not None and epoch >= config.whiten_bias_epochs
+        if is_frozen and isinstance(model, WhitenedCNN):
+            model.freeze_whitening()
+        kind = (config.image_size(epoch), is_frozen)
+        if kind not in per_image:
+            per_image[kind] = _count(model, config.image_size(epoch), backward=True)
+        total += per_image[kind] * (num_images // batch_size * batch_size)
+    return total
+
+
+def prediction_flop(member: MemberConfig, views: Views, num_images: int) -> float:
+    """Return the operations of predicting so many images with all views."""
+    num_views = len(weighted_views(torch.zeros(1, 3, FULL_SIZE, FULL_SIZE), views))
+    return _count(create_model(member.model).eval(), FULL_SIZE, backward=False) * num_views * num_images
+
+
+def _count(model: nn.Module, size: int, *, backward: bool) -> float:
+    """Return the operations for one image: two for each multiplication with its addition."""
+    images, classes = torch.zeros(BATCH, 3, size, size), torch.arange(BATCH) % NUM_CLASSES
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+        loss = F.cross_entropy(model(images), classes)
+        if backward:
+            loss.backward()  # type: ignore[no-untyped-call]
+    return counter.get_total_flops() / BATCH
