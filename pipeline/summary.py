@@ -23,7 +23,7 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
         compute, num_folds = member["compute"], len(member["folds"])
         if num_folds:
             lines.append(
-                f"{name}: {num_folds} folds trained in {compute['training_seconds'] / 60:.1f} min: "
+                f"{name}: trained folds {num_folds}, {compute['training_seconds'] / 60:.1f} min, "
                 f"{compute['training_flop'] / 1e15:.3f} PFLOP, "
                 f"{compute['training_flop'] / compute['training_seconds'] / 1e9:.0f} GFLOP/s; "
                 f"prediction {compute['prediction_flop_per_image'] / 1e9:.3f} GFLOP an image and fold"

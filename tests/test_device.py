@@ -1,0 +1,41 @@
+import joblib
+import pytest
+import torch
+
+from pipeline.config import MachineConfig
+from pipeline.errors import ConfigError
+from pipeline.learning.device import set_up_machine
+
+
+@pytest.fixture(autouse=True)
+def _keep_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_are_the_cores_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
+    set_up_machine(MachineConfig())
+    assert torch.get_num_threads() == 3
+
+    set_up_machine(MachineConfig(num_threads=1))
+    assert torch.get_num_threads() == 1
+
+
+def test_a_cpu_compiles_and_casts_only_when_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    auto = set_up_machine(MachineConfig(device="cpu"))
+    told = set_up_machine(MachineConfig(device="cpu", compile="on", autocast="bf16", num_workers=2))
+
+    assert (auto.device.type, auto.compile, auto.autocast, auto.num_workers) == ("cpu", False, False, 0)
+    assert (told.compile, told.autocast, told.num_workers) == (True, True, 2)
+
+
+@pytest.mark.parametrize(("device", "message"), [("cuda", "finds no CUDA device"), ("mps", "no Mac with Metal")])
+def test_a_device_that_is_not_there_is_told(monkeypatch, device, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+    with pytest.raises(ConfigError, match=message):
+        set_up_machine(MachineConfig(device=device))
