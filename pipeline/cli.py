@@ -182,4 +182,4 @@ def _predict(work: "Work") -> None:
         print(f"test images: {describe(test_scores)}")
     print(f"run: {work.run.path}")
     print(f"submission, checked: {work.run.submission}")
-    print(f"upload it: {stages.upload_command(work.run, metrics)}")
+    print(stages.how_to_upload(work.run, metrics))

@@ -190,10 +190,13 @@ def check(file: Path, input_dir: Path) -> tuple[list[str], str]:
     return check_submission(file, ids), f"{origin}, {len(ids):,}"
 
 
-def upload_command(run: RunFolder, metrics: dict[str, Any]) -> str:
-    """Return the line that uploads a run's submission with the kaggle client."""
+def how_to_upload(run: RunFolder, metrics: dict[str, Any]) -> str:
+    """Return the line that uploads a run's submission with the kaggle client, or why Kaggle would not take it."""
+    num_rows = len(run.test_ids())
+    if num_rows != NUM_TEST:
+        return f"not for upload: it has {num_rows:,} rows, Kaggle expects one for each of {NUM_TEST:,} test images"
     message = f"{run.name}: out of fold {metrics['blend']['accuracy']:.4f}"
-    return kaggle_api.upload_command(run.submission, message)
+    return f"upload it: {kaggle_api.upload_command(run.submission, message)}"
 
 
 def _compute(config: Config, name: str, table: FoldTable, folds: Iterable[int], run: RunFolder) -> dict[str, float]:

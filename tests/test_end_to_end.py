@@ -59,7 +59,7 @@ def test_the_whole_job_leaves_a_run_that_explains_itself(whole_run):
     assert metrics["blend"]["num_images"] == NUM_TRAIN
     assert sum(metrics["weights"].values()) == pytest.approx(1)
     assert "submission, checked: submissions/tiny/submission.csv" in done.stdout
-    assert "kaggle competitions submit -c cifar-10 -f submissions/tiny/submission.csv -m" in done.stdout
+    assert "not for upload: it has 60 rows, Kaggle expects one for each of 300,000 test images" in done.stdout
 
 
 def test_out_of_fold_scores_are_those_of_images_held_out(whole_run):
