@@ -242,7 +242,7 @@ def _begin_run(work: Work, stores: dict[Split, ImageStore], machine: Machine) ->
         config = work.config.folds
         groups = find_groups(stores["train"].images) if config.group_duplicates else np.arange(len(labels.ids))
         seed = derive_seed(work.config.seed, "folds")
-        folds = make_folds(labels.classes, groups, num_folds=config.num_folds, seed=seed)
+        folds = make_folds(labels.classes, groups, num_folds=config.num_folds, seed=seed, class_names=CLASS_NAMES)
         work.run.save_folds(FoldTable(labels.ids, labels.classes, folds, groups))
         num_groups, num_images = count_duplicates(groups)
         log.info("%d folds; %d near-duplicates in %d groups stay together", config.num_folds, num_images, num_groups)

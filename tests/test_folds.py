@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pipeline.competition.facts import CLASS_NAMES
 from pipeline.competition.pictures import draw_image
 from pipeline.errors import InputError
 from pipeline.learning.duplicates import count_duplicates, find_groups
@@ -11,7 +12,7 @@ ALONE = np.arange(300)
 
 
 def test_every_class_is_spread_evenly():
-    folds = make_folds(CLASSES, ALONE, num_folds=5, seed=1)
+    folds = make_folds(CLASSES, ALONE, num_folds=5, seed=1, class_names=CLASS_NAMES)
 
     assert np.array_equal(np.unique(folds), np.arange(5))
     for kind in range(10):
@@ -19,7 +20,9 @@ def test_every_class_is_spread_evenly():
 
 
 def test_the_seed_makes_the_folds():
-    one, same, other = (make_folds(CLASSES, ALONE, num_folds=3, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (
+        make_folds(CLASSES, ALONE, num_folds=3, seed=seed, class_names=CLASS_NAMES) for seed in (1, 1, 2)
+    )
 
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
@@ -29,7 +32,7 @@ def test_a_group_is_never_parted():
     groups = ALONE.copy()
     groups[[3, 100, 250]] = 3
     groups[40:45] = 40
-    folds = make_folds(CLASSES, groups, num_folds=5, seed=1)
+    folds = make_folds(CLASSES, groups, num_folds=5, seed=1, class_names=CLASS_NAMES)
 
     for group in (3, 40):
         assert len(set(folds[groups == group])) == 1
@@ -38,15 +41,17 @@ def test_a_group_is_never_parted():
 
 def test_too_few_images_of_a_class_are_told():
     classes = np.array([0] * 10 + [4] * 2 + [9] * 10)
-    with pytest.raises(InputError, match=r"class 4 has 2 different images, expected at least one for each of 3 folds"):
-        make_folds(classes, np.arange(22), num_folds=3, seed=0)
+    with pytest.raises(
+        InputError, match=r"the class deer has 2 different images, expected at least one for each of 3 folds"
+    ):
+        make_folds(classes, np.arange(22), num_folds=3, seed=0, class_names=CLASS_NAMES)
 
 
 def test_a_class_of_duplicates_is_too_few_as_well():
     classes = np.array([0] * 10 + [1] * 10)
     groups = np.array([*range(10), *[10] * 10])
-    with pytest.raises(InputError, match=r"class 1 has 1 different images"):
-        make_folds(classes, groups, num_folds=2, seed=0)
+    with pytest.raises(InputError, match=r"the class automobile has 1 different images"):
+        make_folds(classes, groups, num_folds=2, seed=0, class_names=CLASS_NAMES)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Classes and groups of the training images -> the fold of each."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
@@ -8,7 +10,7 @@ from pipeline.errors import InputError
 
 
 def make_folds(
-    classes: NDArray[np.int64], groups: NDArray[np.int64], *, num_folds: int, seed: int
+    classes: NDArray[np.int64], groups: NDArray[np.int64], *, num_folds: int, seed: int, class_names: Sequence[str]
 ) -> NDArray[np.int64]:
     """Return the fold [N] in which each image is held out; a group stays in one fold.
 
@@ -21,8 +23,8 @@ def make_folds(
     rare = int(np.where(counts > 0, counts, len(classes)).argmin())
     if counts[rare] < num_folds:
         raise InputError(
-            f"class {rare} has {counts[rare]} different images, expected at least one for each of {num_folds} folds; "
-            "set folds.num_folds lower, or give more images"
+            f"the class {class_names[rare]} has {counts[rare]} different images, expected at least one for each of "
+            f"{num_folds} folds; set folds.num_folds lower, or give more images"
         )
     fold_of_group = np.empty(len(first), np.int64)
     splitter = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
