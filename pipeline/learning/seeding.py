@@ -8,4 +8,5 @@ import numpy as np
 def derive_seed(seed: int, *names: int | str) -> int:
     """Return 32 bits that depend on the seed and on every name, and on nothing that ran before."""
     words = [zlib.crc32(name.encode()) if isinstance(name, str) else name for name in names]
-    return int(np.random.SeedSequence((seed, *words)).generate_state(1)[0])
+    # The number of names is one of the words: numpy takes (a,) and (a, 0) for the same.
+    return int(np.random.SeedSequence((len(words), seed, *words)).generate_state(1)[0])
