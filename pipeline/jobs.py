@@ -37,7 +37,7 @@ class FoldJob:
         """Train from the last whole epoch on, judge, and keep weights and out-of-fold predictions."""
         inside, outside = table.folds != self.fold, table.folds == self.fold
         state = self._state_so_far()
-        with bar(str(self)) as on_images:
+        with bar(str(self), epochs=self.member.train.epochs) as on_images:
             states = train_fold(
                 self.member,
                 store.images[inside],

@@ -15,14 +15,14 @@ console = Console(stderr=True)
 log = logging.getLogger("pipeline")
 
 
-def set_up_logging(*, verbose: bool = False) -> None:
+def set_up_logging() -> None:
     """Send the pipeline's log lines to stderr, above any bars."""
     handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False)
     if not console.is_terminal:
         handler = logging.StreamHandler()  # type: ignore[assignment]
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.handlers[:] = [handler]
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.setLevel(logging.INFO)
     log.propagate = False
 
 
@@ -38,9 +38,14 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def bar(title: str) -> Iterator[OnImages]:
-    """Show a bar on a terminal; tell what it gives how many images are done, and of how many."""
+def bar(title: str, *, epochs: int = 0) -> Iterator[OnImages]:
+    """Show a bar on a terminal; tell what it gives how many images are done, and of how many (in all the epochs)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+        def show(done: int, total: int) -> None:
+            epoch = f", epoch {min(done * epochs // total + 1, epochs)} of {epochs}" if epochs else ""
+            progress.update(task, description=title + epoch, completed=done, total=total)
+
+        yield show
