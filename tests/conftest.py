@@ -1,15 +1,18 @@
 """The drawn competition, in every form that the input may have; drawn once for all tests."""
 
+import io
 import os
+import pickle
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import py7zr
 import pytest
 
-from pipeline.competition import drawn, source
+from pipeline.competition import drawn, pictures, source
 from pipeline.competition.facts import ZIP_NAME
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as pipeline.cli does, before torch is loaded
@@ -67,3 +70,34 @@ def run_py(tmp_path):
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False, **kwargs)
 
     return call
+
+
+class _Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its strings, as in the real batches."""
+
+    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
+
+    def save_bytes(self, data):
+        self.write(pickle.BINSTRING + len(data).to_bytes(4, "little") + data)
+        self.memoize(data)
+
+    dispatch[bytes] = save_bytes
+
+
+def _batch(images, classes):
+    rows = np.stack([image.transpose(2, 0, 1).ravel() for image in images])
+    file = io.BytesIO()
+    _Python2Pickler(file, protocol=2).dump({b"data": rows, b"labels": classes, b"batch_label": b"drawn"})
+    return file.getvalue().replace(b"numpy._core.", b"numpy.core.")
+
+
+@pytest.fixture
+def batches_folder(tmp_path):
+    """torchvision's cifar-10-batches-py, 20 images in each batch."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        classes = rng.permutation(np.arange(20) % 10).tolist()
+        folder.joinpath(name).write_bytes(_batch([pictures.draw_image(kind, rng) for kind in classes], classes))
+    return folder

@@ -141,6 +141,14 @@ def test_an_interrupt_tells_how_to_go_on(whole_run, zip_folder, tmp_path):
     assert "Traceback" not in "".join(said)
 
 
+def test_torchvisions_batches_bring_a_test_accuracy(run_py, tmp_path, batches_folder):
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    done = run_py("all", "--config", "tiny.yaml", "--input", batches_folder.parent)
+
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^test images: accuracy 0\.\d{4} \(95 %: .*n = 20$", done.stdout, re.MULTILINE)
+
+
 def test_the_demo_tells_that_it_is_drawn_and_its_accuracy(run_py, tmp_path):
     done = run_py("demo")
     accuracy = re.search(r"accuracy on the drawn test images that count: accuracy (0\.\d+)", done.stdout)

@@ -1,4 +1,5 @@
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -116,6 +117,21 @@ def test_the_average_of_the_weights_is_what_predicts():
 
     assert torch.equal(state.weights()["conv1.weight"], state.tensors["ema.conv1.weight"])
     assert not torch.equal(state.tensors["ema.conv1.weight"], state.tensors["model.conv1.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_net_is_compiled_once_for_all_folds_and_learns_the_same():
+    member = {**MUON, "train": {**MUON["train"], "epochs": 1}}
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = [states(member, Machine(device=CPU, compile=True, autocast=False, num_workers=0)) for _ in range(2)]
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    eager, first, second = states(member)[-1].weights(), *(fold[-1].weights() for fold in compiled)
+
+    assert graphs == 1
+    assert same(first, second)
+    assert all(torch.allclose(eager[name], first[name], atol=0.05) for name in eager)
 
 
 def test_autocast_trains_and_predicts_on_the_cpu():
