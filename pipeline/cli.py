@@ -157,9 +157,9 @@ def check(
 
 def main() -> None:
     """Run a command; what the user can mend is one clear text on stderr and status 1."""
-    # Threads that wait must not spin: beside any other busy process they would take most of what the cores have.
-    # It is read when torch is loaded, so it has to be set before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads of OpenMP that wait should spin for a moment only: beside another busy process they would take most of
+    # what the cores have (configs/LOG.md). It is read when torch is loaded, so it has to be set before.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except UserError as error:

@@ -15,7 +15,7 @@ import pytest
 from pipeline.competition import drawn, pictures, source
 from pipeline.competition.facts import ZIP_NAME
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as pipeline.cli does, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline.cli does, before torch is loaded
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_TRAIN, NUM_TEST = 200, 60
