@@ -14,9 +14,9 @@ def make_folds(
 ) -> NDArray[np.int64]:
     """Return the fold [N] in which each image is held out; a group stays in one fold.
 
-    Each class is spread evenly. The groups are split by their first image (scikit-learn's StratifiedGroupKFold would
-    take minutes for 50,000 groups, and nearly all of them have one image). Raises InputError for a class with fewer
-    groups than folds.
+    Each class is spread evenly. StratifiedKFold splits the groups by their first image: nearly all have one image, so
+    this is as even as StratifiedGroupKFold and takes no time (that took 7 s for 50,000 groups). Raises InputError for
+    a class with fewer groups than folds.
     """
     _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
     counts = np.bincount(classes[first])
