@@ -98,6 +98,15 @@ def test_a_corrupt_image_is_named_and_nothing_is_left(images_folder, tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_an_image_that_can_not_be_read_is_no_full_disk(images_folder, tmp_path):
+    folder = shutil.copytree(images_folder, tmp_path / "input")
+    (folder / "train" / "77.png").unlink()
+    (folder / "train" / "77.png").mkdir()
+
+    with pytest.raises(InputError, match=r"train/77\.png can't be read: Is a directory; unpack it again"):
+        prepare(folder, tmp_path / "cache")
+
+
 def test_a_full_disk_is_one_clear_error(zip_folder, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -72,7 +72,12 @@ class KaggleFiles:
                     yield _id_of(name, split), data
         else:
             for name in self._png_names(split):
-                yield _id_of(f"{split}/{name}", split), (self._folder / split / name).read_bytes()
+                path = self._folder / split / name
+                try:
+                    data = path.read_bytes()
+                except OSError as error:
+                    raise InputError(f"{path} can't be read: {error.strerror}; unpack it again") from None
+                yield _id_of(f"{split}/{name}", split), data
 
     def labels(self) -> Labels:
         """Return trainLabels.csv."""
