@@ -173,7 +173,7 @@ class MachineConfig(Strict):
     compile: Literal["auto", "on", "off"] = "auto"
     """`torch.compile`, once for all folds; auto: on CUDA. On a CPU it needs a C++ compiler and gains nothing."""
     autocast: Literal["auto", "bf16", "off"] = "auto"
-    """Mixed precision; auto: bf16 on a CUDA device that has it."""
+    """Mixed precision; auto: bf16 where the device multiplies in it (CUDA, and CPUs with AVX512-BF16 or AMX)."""
 
 
 class Config(Strict):

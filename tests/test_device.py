@@ -23,8 +23,17 @@ def test_threads_are_the_cores_that_the_process_may_use(monkeypatch):
     assert torch.get_num_threads() == 1
 
 
-def test_a_cpu_compiles_and_casts_only_when_told(monkeypatch):
+@pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16"])
+def test_a_cpu_that_multiplies_in_bf16_does_so(monkeypatch, capability):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
+
+    assert set_up_machine(MachineConfig(device="cpu")).autocast
+    assert not set_up_machine(MachineConfig(device="cpu", autocast="off")).autocast
+
+
+def test_another_cpu_compiles_and_casts_only_when_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": False})
     auto = set_up_machine(MachineConfig(device="cpu"))
     told = set_up_machine(MachineConfig(device="cpu", compile="on", autocast="bf16", num_workers=2))
 

@@ -30,12 +30,11 @@ def set_up_machine(config: MachineConfig) -> Machine:
     torch.set_num_threads(config.num_threads or joblib.cpu_count())
     # Denormals make convolutions on a CPU many times slower (pytorch issue 23862).
     torch.set_flush_denormal(True)
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return Machine(
         device=device,
         # On a CPU compiling gains nothing (configs/LOG.md) and takes a quarter of a minute.
         compile=config.compile == "on" or (config.compile == "auto" and device.type == "cuda"),
-        autocast=config.autocast == "bf16" or (config.autocast == "auto" and has_bf16),
+        autocast=config.autocast == "bf16" or (config.autocast == "auto" and _has_fast_bf16(device)),
         num_workers=config.num_workers,
     )
 
@@ -44,3 +43,11 @@ def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    """Tell whether the device multiplies in bf16 itself; where it does not, bf16 is far slower (pytorch #183815)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    processor = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(processor.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
