@@ -159,7 +159,6 @@ class PredictConfig(Strict):
 
     views: Literal["identity", "mirror", "mirror_shift"] = "mirror"
     """`mirror` averages 2 views of an image, `mirror_shift` 6 (mirrored, and shifted by one pixel)."""
-    batch_size: int = Field(512, ge=1)
 
 
 class MachineConfig(Strict):
@@ -170,6 +169,8 @@ class MachineConfig(Strict):
     """0: as many as the process has cores."""
     num_workers: int = Field(0, ge=0)
     """Processes that augment images beside the training; the pixels are the same for any number."""
+    predict_batch: int = Field(0, ge=0)
+    """Images that are predicted at a time; 0: 64 on a CPU, 2,048 elsewhere."""
     compile: Literal["auto", "on", "off"] = "auto"
     """`torch.compile`, once for all folds; auto: on CUDA. On a CPU it needs a C++ compiler and gains nothing."""
     autocast: Literal["auto", "bf16", "off"] = "auto"

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.competition.images import ImageStore
-from pipeline.config import MemberConfig, PredictConfig
+from pipeline.config import MemberConfig
 from pipeline.learning.device import Machine
 from pipeline.learning.metrics import score
-from pipeline.learning.predict import predict
+from pipeline.learning.predict import Views, predict
 from pipeline.learning.train import EpochRecord, TrainState, build_model, train_fold
 from pipeline.predictions import Predictions
 from pipeline.progress import bar, log
@@ -27,7 +27,7 @@ class FoldJob:
     member: MemberConfig
     fold: int
     seed: int
-    views: PredictConfig
+    views: Views
     folder: FoldFolder
 
     def __str__(self) -> str:
@@ -74,15 +74,7 @@ class FoldJob:
     ) -> Predictions:
         began = time.perf_counter()
         with bar(f"{self}: {what}") as on_images:
-            probabilities = predict(
-                model,
-                images,
-                views=self.views.views,
-                batch_size=self.views.batch_size,
-                device=machine.device,
-                autocast=machine.autocast,
-                on_images=on_images,
-            )
+            probabilities = predict(model, images, self.views, machine, on_images=on_images)
         speed = len(ids) / (time.perf_counter() - began)
         log.info("%s: %s %s predicted, %.0f a second", self, f"{len(ids):,}", what, speed)
         return Predictions(ids, probabilities)

@@ -51,7 +51,7 @@ class Work:
         for name, member in self.config.members.items():
             for fold in range(self.config.folds.num_folds):
                 seed = derive_seed(self.config.seed, name, fold)
-                yield FoldJob(name, member, fold, seed, self.config.predict, self.run.fold(name, fold))
+                yield FoldJob(name, member, fold, seed, self.config.predict.views, self.run.fold(name, fold))
 
 
 def open_work(recipe: Path | None, input_dir: Path, run: str | None, overrides: Iterable[str] = ()) -> Work:

@@ -2,16 +2,15 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.competition.images import prepare_images
 from pipeline.competition.source import find_source
-from pipeline.config import MemberConfig, PredictConfig
+from pipeline.config import MemberConfig
 from pipeline.jobs import FoldJob
 from pipeline.learning.device import Machine
 from pipeline.runs.folder import FoldFolder, FoldTable
 
-MACHINE = Machine(device=torch.device("cpu"), compile=False, autocast=False, num_workers=0)
+MACHINE = Machine()
 MEMBER = MemberConfig.model_validate(
     {
         "model": {"name": "whitened_cnn", "params": {"widths": [4, 8, 8]}},
@@ -22,7 +21,7 @@ MEMBER = MemberConfig.model_validate(
 
 @pytest.fixture
 def make_job(tmp_path):
-    return lambda name: FoldJob("net", MEMBER, 1, 5, PredictConfig(), FoldFolder(tmp_path / name))
+    return lambda name: FoldJob("net", MEMBER, 1, 5, "mirror", FoldFolder(tmp_path / name))
 
 
 @pytest.fixture

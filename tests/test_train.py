@@ -16,7 +16,7 @@ from pipeline.learning.train import TrainState, build_model, train_fold
 CLASSES = np.arange(96) % 10
 IMAGES = np.stack([draw_image(int(kind), np.random.default_rng(i)) for i, kind in enumerate(CLASSES)])
 CPU = torch.device("cpu")
-MACHINE = Machine(device=CPU, compile=False, autocast=False, num_workers=0)
+MACHINE = Machine()
 
 MUON = {
     "model": {"name": "whitened_cnn", "params": {"widths": [4, 8, 8]}},
@@ -56,7 +56,7 @@ def test_a_resumed_training_ends_with_the_same_bytes(member):
 
 
 def test_workers_do_not_change_a_weight():
-    with_workers = states(MUON, Machine(device=CPU, compile=False, autocast=False, num_workers=2))
+    with_workers = states(MUON, Machine(num_workers=2))
 
     assert same(states(MUON)[-1].tensors, with_workers[-1].tensors)
 
@@ -125,7 +125,7 @@ def test_a_net_is_compiled_once_for_all_folds_and_learns_the_same():
     member = {**MUON, "train": {**MUON["train"], "epochs": 1}}
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    compiled = [states(member, Machine(device=CPU, compile=True, autocast=False, num_workers=0)) for _ in range(2)]
+    compiled = [states(member, Machine(compile=True)) for _ in range(2)]
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     eager, first, second = states(member)[-1].weights(), *(fold[-1].weights() for fold in compiled)
 
@@ -135,11 +135,10 @@ def test_a_net_is_compiled_once_for_all_folds_and_learns_the_same():
 
 
 def test_autocast_trains_and_predicts_on_the_cpu():
-    machine = Machine(device=CPU, compile=False, autocast=True, num_workers=0)
+    machine = Machine(autocast=True)
     state = states(MUON, machine)[-1]
     model = build_model(MemberConfig.model_validate(MUON), CPU, state.weights())
-    options = {"views": "mirror", "batch_size": 50, "device": CPU}
-    exact, cast = (predict(model, IMAGES, autocast=autocast, **options) for autocast in (False, True))
+    exact, cast = (predict(model, IMAGES, "mirror", Machine(autocast=autocast)) for autocast in (False, True))
 
     assert np.isfinite(state.history[-1].loss)
     assert state.weights()["head.weight"].dtype == torch.float32

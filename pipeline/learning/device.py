@@ -8,15 +8,18 @@ import torch
 from pipeline.config import MachineConfig
 from pipeline.errors import ConfigError
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Machine:
     """What a training or a prediction may use."""
 
-    device: torch.device
-    compile: bool
-    autocast: bool
-    num_workers: int
+    device: torch.device = CPU
+    compile: bool = False
+    autocast: bool = False
+    num_workers: int = 0
+    predict_batch: int = 64
 
 
 def set_up_machine(config: MachineConfig) -> Machine:
@@ -36,6 +39,8 @@ def set_up_machine(config: MachineConfig) -> Machine:
         compile=config.compile == "on" or (config.compile == "auto" and device.type == "cuda"),
         autocast=config.autocast == "bf16" or (config.autocast == "auto" and _has_fast_bf16(device)),
         num_workers=config.num_workers,
+        # On a CPU the activations of a small batch stay in the cache.
+        predict_batch=config.predict_batch or (64 if device.type == "cpu" else 2048),
     )
 
 

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import MemberConfig
 from pipeline.learning.models import NUM_CLASSES, WhitenedCNN, create_model
-from pipeline.learning.predict import Views, weighted_views
+from pipeline.learning.predict import Views, views_of
 
 BATCH = 4  # enough for batch norm; the count is divided by it
 FULL_SIZE = 32
@@ -32,8 +32,8 @@ def training_flop(member: MemberConfig, num_images: int) -> float:
 
 def prediction_flop(member: MemberConfig, views: Views, num_images: int) -> float:
     """Return the operations of predicting so many images with all views."""
-    num_views = len(weighted_views(torch.zeros(1, 3, FULL_SIZE, FULL_SIZE), views))
-    return _count(create_model(member.model).eval(), FULL_SIZE, backward=False) * num_views * num_images
+    per_view = _count(create_model(member.model).eval(), FULL_SIZE, backward=False)
+    return per_view * len(views_of(views)) * num_images
 
 
 def _count(model: nn.Module, size: int, *, backward: bool) -> float:
