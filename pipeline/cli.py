@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.config import load_config
+from pipeline.config import DEFAULT_RECIPE, RECIPES, load_config
 from pipeline.errors import UserError
 from pipeline.progress import set_up_logging
 from pipeline.summary import describe, format_metrics
@@ -75,7 +75,7 @@ def demo(run: RunOption = "demo", overrides: SetOption = None) -> None:
         flush=True,
     )
     folder, labels = stages.draw_demo(INPUT)
-    work = stages.open_work(stages.RECIPES / "demo.yaml", folder, run, overrides or ())
+    work = stages.open_work(RECIPES / "demo.yaml", folder, run, overrides or ())
     stages.train(work)
     _predict(work)
     print(f"accuracy on the drawn test images that count: {describe(stages.score_test(work.run, labels))}")
@@ -97,10 +97,10 @@ def prepare(
     again: Annotated[bool, typer.Option("--again", help="Decode again, even if it is done.")] = False,
 ) -> None:
     """Decode the images once, into .cache in the input folder."""
-    from pipeline import stages
+    from pipeline.competition.prepare import prepare as decode
 
-    config = load_config(recipe or stages.DEFAULT_RECIPE, overrides or ())
-    for split, store in stages.prepare(config, input_dir, again=again).items():
+    config = load_config(recipe or DEFAULT_RECIPE, overrides or ())
+    for split, store in decode(input_dir, config.images.cache_dir, again=again).items():
         print(f"{split}: {len(store.ids):,} images in {store.folder}")
 
 

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from pipeline.errors import ConfigError
 
+RECIPES = Path(__file__).resolve().parents[1] / "configs"
+DEFAULT_RECIPE = RECIPES / "quick.yaml"
+
 Json = dict[str, Any]
 FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 
@@ -107,6 +110,11 @@ class ImageSizeConfig(Strict):
     """The part ends after this share of the epochs."""
     size: int = Field(ge=8, le=32)
     """Height and width in pixels."""
+    how: Literal["resize", "crop"] = "resize"
+    """The whole picture made smaller, or a part of it, another one for each batch."""
+
+
+WHOLE_PICTURE = ImageSizeConfig(until=1, size=32)
 
 
 class TrainConfig(Strict):
@@ -126,9 +134,9 @@ class TrainConfig(Strict):
     whiten_bias_epochs: int | None = Field(None, ge=0)
     """Freeze the bias of a whitening layer after so many epochs; not set: never."""
 
-    def image_size(self, epoch: int) -> int:
-        """Return the height and width of the pictures in an epoch (from 0)."""
-        return next((part.size for part in self.image_sizes if epoch < part.until * self.epochs), 32)
+    def image_size(self, epoch: int) -> ImageSizeConfig:
+        """Return the size of the pictures in an epoch (from 0)."""
+        return next((part for part in self.image_sizes if epoch < part.until * self.epochs), WHOLE_PICTURE)
 
     @model_validator(mode="after")
     def _sizes_follow_each_other(self) -> "TrainConfig":

@@ -1,6 +1,5 @@
 """The recipe: prepare, train, validate, predict, ensemble. The order is here, the logic in the rooms."""
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,12 @@ import torch
 from pipeline.competition import kaggle_api
 from pipeline.competition.drawn import draw_once
 from pipeline.competition.facts import CLASS_NAMES, NUM_TEST, Split
-from pipeline.competition.images import ImageStore, cache_folder, prepare_images
+from pipeline.competition.images import ImageStore
 from pipeline.competition.labels import Labels
-from pipeline.competition.source import Source, find_source, search_source
+from pipeline.competition.prepare import prepare
+from pipeline.competition.source import find_source, search_source
 from pipeline.competition.submission import check_submission, write_submission
-from pipeline.config import Config, load_config, override_config
+from pipeline.config import DEFAULT_RECIPE, Config, load_config, override_config
 from pipeline.errors import InputError, RunError
 from pipeline.jobs import FoldJob
 from pipeline.learning.augment import Augmentation
@@ -29,12 +29,10 @@ from pipeline.learning.metrics import score, score_by_class
 from pipeline.learning.models import create_model
 from pipeline.learning.seeding import derive_seed
 from pipeline.predictions import Predictions, blend, join, mean
-from pipeline.progress import bar, log
+from pipeline.progress import log
 from pipeline.runs.environment import describe_environment
 from pipeline.runs.folder import FoldTable, RunFolder
 
-RECIPES = Path(__file__).resolve().parents[1] / "configs"
-DEFAULT_RECIPE = RECIPES / "quick.yaml"
 SUBMISSIONS = Path("submissions")
 
 
@@ -77,21 +75,6 @@ def draw_demo(input_dir: Path) -> tuple[Path, Labels]:
     return draw_once(input_dir)
 
 
-def prepare(config: Config, input_dir: Path, *, again: bool = False) -> dict[Split, ImageStore]:
-    """Decode the images of both splits; what is decoded already is only opened."""
-    source = find_source(input_dir)
-    _check_same_ids(source)
-    stores: dict[Split, ImageStore] = {}
-    for split in ("train", "test"):
-        began = time.perf_counter()
-        with bar(f"decode {split} images") as on_images:
-            folder = cache_folder(config.images.cache_dir, input_dir)
-            stores[split] = prepare_images(source, split, folder, again=again, on_images=on_images)
-        seconds = time.perf_counter() - began
-        log.info("%s images of %s: %s ready in %.1f s", split, source.name, f"{len(stores[split].ids):,}", seconds)
-    return stores
-
-
 def train(work: Work, *, only_fold: int | None = None) -> None:
     """Train and judge what is not trained yet."""
     num_folds = work.config.folds.num_folds
@@ -102,7 +85,7 @@ def train(work: Work, *, only_fold: int | None = None) -> None:
     find_source(work.input_dir)
     with work.run.writing():
         machine = set_up_machine(work.config.machine)
-        stores = prepare(work.config, work.input_dir)
+        stores = prepare(work.input_dir, work.config.images.cache_dir)
         table = _begin_run(work, stores, machine)
         for job in work.fold_jobs():
             if only_fold in (None, job.fold) and not job.folder.is_trained:
@@ -148,7 +131,7 @@ def predict_test(work: Work) -> dict[str, Any] | None:
     source = find_source(work.input_dir)
     with work.run.writing():
         machine = set_up_machine(work.config.machine)
-        stores = prepare(work.config, work.input_dir)
+        stores = prepare(work.input_dir, work.config.images.cache_dir)
         _begin_run(work, stores, machine)
         for job in work.fold_jobs():
             if not job.folder.has_test:
@@ -214,19 +197,6 @@ def _check_recipe(config: Config) -> None:
     for member in config.members.values():
         create_model(member.model)
         Augmentation(member.augment)
-
-
-def _check_same_ids(source: Source) -> None:
-    with_label, with_image = source.labels().ids, source.ids("train")
-    for only, what in (
-        (np.setdiff1d(with_label, with_image), "has a label and no image"),
-        (np.setdiff1d(with_image, with_label), "has an image and no label"),
-    ):
-        if len(only):
-            raise InputError(
-                f"{source.name}: the training id {only[0]} {what} ({len(only):,} such ids); "
-                "images and labels are not of the same download"
-            )
 
 
 def _begin_run(work: Work, stores: dict[Split, ImageStore], machine: Machine) -> FoldTable:

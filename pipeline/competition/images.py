@@ -4,15 +4,20 @@ import json
 import os
 import shutil
 import zlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import joblib
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
-from pipeline.competition.facts import IMAGE_SHAPE, Split
+from pipeline.competition.facts import IMAGE_SHAPE, Ids, Split
 from pipeline.competition.source import Source
 from pipeline.errors import InputError
 from pipeline.files import write_json
@@ -21,16 +26,21 @@ from pipeline.progress import OnImages, unseen
 FORMAT = 1  # raised when the code would decode the same files to other bytes
 IMAGE_BYTES = int(np.prod(IMAGE_SHAPE))
 PIECE = 1 << 24
+CHUNK = 200  # images that a thread decodes at a time
 
 
 @dataclass(frozen=True)
 class ImageStore:
     """The images of a split: ids [N], ascending, and uint8 images [N, 32, 32, 3], memory-mapped."""
 
-    ids: NDArray[np.int64]
+    ids: Ids
     images: NDArray[np.uint8]
     checksum: str
     folder: Path
+
+
+def any_ids(_ids: Ids) -> None:
+    """Be content with any ids."""
 
 
 def cache_folder(wanted: Path | None, input_dir: Path) -> Path:
@@ -42,9 +52,17 @@ def cache_folder(wanted: Path | None, input_dir: Path) -> Path:
 
 
 def prepare_images(
-    source: Source, split: Split, cache_dir: Path, *, again: bool = False, on_images: OnImages = unseen
+    source: Source,
+    split: Split,
+    cache_dir: Path,
+    *,
+    again: bool = False,
+    check_ids: Callable[[Ids], None] = any_ids,
+    on_images: OnImages = unseen,
 ) -> ImageStore:
     """Open a split's store, or decode its images into one first; `on_images` hears of the done and of all.
+
+    `check_ids` sees the ids before anything is decoded and raises if they won't do.
 
     Raises InputError when the store was made from other files (unless `again`), and for every fault of the source.
     """
@@ -57,16 +75,21 @@ def prepare_images(
                 f"{folder} was made from {_describe(manifest['made_from'])}, the input is now {_describe(made_from)}. "
                 "To make it again: python run.py prepare --again; to keep it: --set images.cache_dir=DIR"
             )
-        return _open_store(folder, manifest)
-    _make_store(source, split, folder, made_from, on_images)
+        store = _open_store(folder, manifest)
+        check_ids(store.ids)
+        return store
+    ids = source.ids(split)
+    check_ids(ids)
+    _make_store(source, split, ids, folder, made_from, on_images)
     made = _read_manifest(folder)
     assert made is not None
     return _open_store(folder, made)
 
 
-def _make_store(source: Source, split: Split, folder: Path, made_from: dict[str, Any], on_images: OnImages) -> None:
+def _make_store(
+    source: Source, split: Split, ids: Ids, folder: Path, made_from: dict[str, Any], on_images: OnImages
+) -> None:
     """Decode into a folder beside, then take the name; a folder that broke off before is swept away."""
-    ids = source.ids(split)
     partial = folder.with_name(f"{split}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -95,19 +118,36 @@ def _make_store(source: Source, split: Split, folder: Path, made_from: dict[str,
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _decode_all(source: Source, split: Split, ids: NDArray[np.int64], file: BinaryIO, on_images: OnImages) -> None:
+def _decode_all(source: Source, split: Split, ids: Ids, file: BinaryIO, on_images: OnImages) -> None:
     """Write each image at the row of its id, in whatever order they come."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(ids), *IMAGE_SHAPE)}
     write_array_header_1_0(file, header)
     file.flush()
     start, row_of = file.tell(), {int(number): row for row, number in enumerate(ids)}
-    for done, (number, data) in enumerate(source.read(split), start=1):
+
+    def decode(chunk: list[tuple[int, bytes]]) -> int:
+        for number, data in chunk:
+            try:
+                image = source.decode(data)
+            except InputError as error:
+                raise InputError(f"{source.name}: {split}/{number}.png {error}") from None
+            os.pwrite(file.fileno(), image.tobytes(), start + row_of.pop(number) * IMAGE_BYTES)
+        return len(chunk)
+
+    num_threads, num_done = joblib.cpu_count(), 0
+    images, decoding = source.read(split), deque[Future[int]]()
+    with ThreadPoolExecutor(num_threads) as pool:
         try:
-            image = source.decode(data)
-        except InputError as error:
-            raise InputError(f"{source.name}: {split}/{number}.png {error}") from None
-        os.pwrite(file.fileno(), image.tobytes(), start + row_of.pop(number) * IMAGE_BYTES)
-        on_images(done, len(ids))
+            while chunk := list(islice(images, CHUNK)):
+                decoding.append(pool.submit(decode, chunk))
+                if len(decoding) > 2 * num_threads:
+                    num_done += decoding.popleft().result()
+                    on_images(num_done, len(ids))
+            for last in decoding:
+                num_done += last.result()
+                on_images(num_done, len(ids))
+        finally:
+            pool.shutdown(cancel_futures=True)
     if row_of:
         missing = min(row_of)
         raise InputError(f"{source.name} ends without {split}/{missing}.png ({len(row_of)} are missing in all)")

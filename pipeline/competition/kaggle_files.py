@@ -1,21 +1,28 @@
 """Kaggle's files in any of their forms -> ids, encoded images and labels."""
 
+import io
 import os
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import joblib
 import numpy as np
 
+from pipeline.competition.ahead import Put, run_ahead
 from pipeline.competition.archive import SevenZip
 from pipeline.competition.facts import COMPETITION, SAMPLE_SUBMISSION_CSV, TRAIN_LABELS_CSV, ZIP_NAME, Ids, Split
 from pipeline.competition.labels import Labels, parse_ids, parse_labels
 from pipeline.competition.png import decode_png
 from pipeline.errors import InputError
+
+CHUNK = 500  # files that a thread reads at a time
+LOCAL_HEADER = 30  # bytes before a member's name in a zip; the last four are the lengths of name and extra field
 
 
 class KaggleFiles:
@@ -50,8 +57,7 @@ class KaggleFiles:
     def ids(self, split: Split) -> Ids:
         """Return the ids from the names in the archive or folder."""
         if self._has(f"{split}.7z"):
-            with self._open(f"{split}.7z") as file:
-                names = SevenZip(file, self._named(f"{split}.7z")).names()
+            names = self._archive(split).names()
         else:
             names = [f"{split}/{path}" for path in self._png_names(split)]
         ids = np.array([_id_of(name, split) for name in names], dtype=np.int64)
@@ -67,17 +73,14 @@ class KaggleFiles:
     def read(self, split: Split) -> Iterator[tuple[int, bytes]]:
         """Yield ids and PNGs from the archive or folder."""
         if self._has(f"{split}.7z"):
-            with self._open(f"{split}.7z") as file:
-                for name, data in SevenZip(file, self._named(f"{split}.7z")).read():
-                    yield _id_of(name, split), data
+            for name, data in self._archive(split).read():
+                yield _id_of(name, split), data
         else:
-            for name in self._png_names(split):
-                path = self._folder / split / name
-                try:
-                    data = path.read_bytes()
-                except OSError as error:
-                    raise InputError(f"{path} can't be read: {error.strerror}; unpack it again") from None
-                yield _id_of(f"{split}/{name}", split), data
+            names = self._png_names(split)
+            chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
+            jobs = [partial(self._read_pngs, split, chunk) for chunk in chunks]
+            for images in run_ahead(jobs, joblib.cpu_count()):
+                yield from images
 
     def labels(self) -> Labels:
         """Return trainLabels.csv."""
@@ -109,6 +112,19 @@ class KaggleFiles:
                     f"expected {len(expected)} images; download or unpack it again"
                 )
 
+    def _archive(self, split: Split) -> SevenZip:
+        return SevenZip(partial(self._open, f"{split}.7z"), self._named(f"{split}.7z"))
+
+    def _read_pngs(self, split: Split, names: list[str], put: Put[list[tuple[int, bytes]]]) -> None:
+        images = []
+        for name in names:
+            path = self._folder / split / name
+            try:
+                images.append((_id_of(f"{split}/{name}", split), path.read_bytes()))
+            except OSError as error:
+                raise InputError(f"{path} can't be read: {error.strerror}; unpack it again") from None
+        put(images)
+
     def _has(self, name: str) -> bool:
         return name in self._zipped_names or (self._folder / name).is_file()
 
@@ -122,7 +138,11 @@ class KaggleFiles:
         if name in self._zipped_names:
             try:
                 with zipfile.ZipFile(self._zip) as archive, archive.open(name) as file:
-                    yield file  # type: ignore[misc]
+                    if archive.getinfo(name).compress_type == zipfile.ZIP_STORED:
+                        with self._zip.open("rb") as whole:
+                            yield io.BufferedReader(_Part(whole, archive.getinfo(name)))
+                    else:
+                        yield file  # type: ignore[misc]
             except zipfile.BadZipFile as error:
                 raise InputError(f"{self._zip}: {name} is damaged ({error}); download it again") from None
         else:
@@ -142,6 +162,33 @@ class KaggleFiles:
                 "it comes with the competition's download"
             )
         return [entry.name for entry in os.scandir(self._folder / split) if entry.name.endswith(".png")]
+
+
+class _Part(io.RawIOBase):
+    """A member that stands in a zip as it is: it jumps, where zipfile's own reader reads all that lies between."""
+
+    def __init__(self, whole: BinaryIO, member: zipfile.ZipInfo) -> None:
+        self._whole, self._size, self._position = whole, member.file_size, 0
+        whole.seek(member.header_offset + LOCAL_HEADER - 4)
+        self._start = member.header_offset + LOCAL_HEADER + sum(struct.unpack("<HH", whole.read(4)))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        room = memoryview(buffer)[: max(0, self._size - self._position)]
+        self._whole.seek(self._start + self._position)
+        data = self._whole.read(len(room))
+        room[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 def _id_of(name: str, split: Split) -> int:
