@@ -162,11 +162,24 @@ class MemberConfig(Strict):
     train: TrainConfig = TrainConfig()
 
 
+class SelectiveConfig(Strict):
+    """Fewer passes (fold x view) for test images whose answer is clear after the first of them."""
+
+    max_loss: float = Field(0.0005, ge=0, le=1)
+    """The accuracy that may be lost by it, as expected for images like the held-out ones."""
+    max_passes: float = Field(6.0, gt=0)
+    """At most so many passes on average, whatever is lost: the test images may be stranger than the training images."""
+    sample: int = Field(2000, ge=10)
+    """Test images that get everything, to find out which others need it."""
+
+
 class PredictConfig(Strict):
     """How probabilities are made, the same for validation and test."""
 
     views: Literal["identity", "mirror", "mirror_shift"] = "mirror"
     """`mirror` averages 2 views of an image, `mirror_shift` 6 (mirrored, and shifted by one pixel)."""
+    selective: SelectiveConfig | None = SelectiveConfig()
+    """null: every test image gets every fold and view."""
 
 
 class MachineConfig(Strict):

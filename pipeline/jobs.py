@@ -1,10 +1,13 @@
 """One member on one fold: trained, judged on what it held out, and asked about the test images."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -12,11 +15,13 @@ from pipeline.competition.images import ImageStore
 from pipeline.config import MemberConfig
 from pipeline.learning.device import Machine
 from pipeline.learning.metrics import score
-from pipeline.learning.predict import Views, predict
+from pipeline.learning.predict import View, Views, for_inference, predict, predict_logits
 from pipeline.learning.train import EpochRecord, TrainState, build_model, train_fold
 from pipeline.predictions import Predictions
-from pipeline.progress import bar, log
+from pipeline.progress import OnImages, bar, log
 from pipeline.runs.folder import FoldFolder, FoldTable
+
+SLICE = 20_000  # test images between two savings
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,32 @@ class FoldJob:
                 self.folder.save_checkpoint(state.records(), state.tensors)
                 self._log_epoch(state)
         model = build_model(self.member, machine.device, state.weights())
-        predictions = self._predict(machine, model, store.ids[outside], store.images[outside], "held-out images")
+        predictions = self._judge(machine, model, store.ids[outside], store.images[outside])
         self.folder.finish(state.records(), state.weights(), predictions)
         scores = score(predictions.probabilities, table.classes[outside])
         log.info("%s: accuracy %.4f on the images held out", self, scores["accuracy"])
 
-    def predict_test(self, machine: Machine, store: ImageStore) -> None:
-        """Predict the test images and keep the probabilities."""
-        model = build_model(self.member, machine.device, self.folder.weights())
-        self.folder.save_test(self._predict(machine, model, store.ids, store.images, "test images"))
+    def predict_test(
+        self, machine: Machine, store: ImageStore, rows: NDArray[np.int64], views: Sequence[View], name: str
+    ) -> None:
+        """Predict some of the test images, and keep their probabilities under a name, slice by slice."""
+        slices = [rows[start : start + SLICE] for start in range(0, len(rows), SLICE)]
+        missing = [n for n, part in enumerate(slices) if not self.folder.has_test(name, n, store.ids[part])]
+        if not missing:
+            return
+        began, model = time.perf_counter(), build_model(self.member, machine.device, self.folder.weights())
+        model = for_inference(model, machine)
+        num_missing = sum(len(slices[number]) for number in missing)
+        with bar(f"{self}: test images, {len(views)} views") as on_images:
+            num_done = 0
+            for number in missing:
+                images = store.images[slices[number]]
+                tell = partial(_tell, on_images, num_done, num_missing)
+                logits = predict_logits(model, images, views, machine, on_images=tell)
+                self.folder.save_test(name, number, Predictions(store.ids[slices[number]], _softmax(logits, views)))
+                num_done += len(images)
+        speed = num_missing / (time.perf_counter() - began)
+        log.info("%s: %s test images predicted, %d views, %.0f a second", self, f"{num_missing:,}", len(views), speed)
 
     def _state_so_far(self) -> TrainState:
         kept = self.folder.load_checkpoint()
@@ -69,14 +91,14 @@ class FoldJob:
         log.info("%s: goes on after epoch %d", self, state.num_epochs)
         return state
 
-    def _predict(
-        self, machine: Machine, model: nn.Module, ids: NDArray[np.int64], images: NDArray[np.uint8], what: str
+    def _judge(
+        self, machine: Machine, model: nn.Module, ids: NDArray[np.int64], images: NDArray[np.uint8]
     ) -> Predictions:
         began = time.perf_counter()
-        with bar(f"{self}: {what}") as on_images:
+        with bar(f"{self}: held-out images") as on_images:
             probabilities = predict(model, images, self.views, machine, on_images=on_images)
         speed = len(ids) / (time.perf_counter() - began)
-        log.info("%s: %s %s predicted, %.0f a second", self, f"{len(ids):,}", what, speed)
+        log.info("%s: %s held-out images predicted, %.0f a second", self, f"{len(ids):,}", speed)
         return Predictions(ids, probabilities)
 
     def _log_epoch(self, state: TrainState) -> None:
@@ -86,3 +108,12 @@ class FoldJob:
             "%s: epoch %d of %d, loss %.4f, training accuracy %.4f, %.0f images/s, %s left in this fold",
             *(self, last.epoch, epochs, last.loss, last.accuracy, last.images_per_second, left),
         )
+
+
+def _tell(on_images: OnImages, before: int, total: int, done: int, _of_slice: int) -> None:
+    on_images(before + done, total)
+
+
+def _softmax(logits: NDArray[np.float32], views: Sequence[View]) -> NDArray[np.float32]:
+    """Return the probabilities of logits that were summed over some of the views only."""
+    return torch.from_numpy(logits / sum(view.weight for view in views)).softmax(1).numpy()

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 Probabilities = NDArray[np.float32]
 Ids = NDArray[np.int64]
+SMALLEST = 1e-30  # the logarithm of 0 would outweigh every other view
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Predictions:
             raise ValueError(f"no prediction for id {ids[self.ids[rows] != ids][0]}")
         return self.probabilities[rows]
 
+    def select(self, ids: Ids) -> "Predictions":
+        """Return those of some of the ids, ascending. Raises ValueError for an id without any."""
+        return Predictions(ids, self.of(ids))
+
     def at_temperature(self, temperature: float) -> "Predictions":
         """Return them with more confidence (below 1) or less (above 1); no image changes its class."""
         powers = self.probabilities.astype(np.float64) ** (1 / temperature)
@@ -44,23 +49,34 @@ def join(parts: Sequence[Predictions]) -> Predictions:
     return Predictions(ids[order], np.concatenate([part.probabilities for part in parts])[order])
 
 
-def mean(parts: Sequence[Predictions]) -> Predictions:
-    """Return the mean of predictions for the same ids. Raises ValueError if the ids differ."""
-    return _weighted_sum(parts, [1 / len(parts)] * len(parts))
-
-
 def blend(members: Mapping[str, Predictions], weights: Mapping[str, float]) -> Predictions:
     """Return the weighted mean of the members' predictions. Raises ValueError if names or ids differ."""
     if members.keys() != weights.keys():
         raise ValueError(f"members {sorted(members)} and weights {sorted(weights)} are not the same")
-    return _weighted_sum(list(members.values()), [weights[name] for name in members])
+    return weighted_mean(list(members.values()), [weights[name] for name in members])
 
 
-def _weighted_sum(parts: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
+def weighted_mean(parts: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
+    """Return the weighted mean of predictions for the same ids. Raises ValueError if the ids differ."""
+    return Predictions(parts[0].ids, _mean([part.probabilities for part in parts], weights, parts).astype(np.float32))
+
+
+def mean_of_logits(parts: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
+    """Return the probabilities of the weighted mean of the logits. Raises ValueError if the ids differ."""
+    if len(parts) == 1:
+        return parts[0]
+    logits = _mean([np.log(np.maximum(part.probabilities, SMALLEST)) for part in parts], weights, parts)
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return Predictions(parts[0].ids, (powers / powers.sum(1, keepdims=True)).astype(np.float32))
+
+
+def _mean(
+    values: Sequence[Probabilities], weights: Sequence[float], parts: Sequence[Predictions]
+) -> NDArray[np.float64]:
     """Sum in double precision and in the order given, so that the bytes depend on nothing else."""
-    total = np.zeros(parts[0].probabilities.shape, np.float64)
-    for part, weight in zip(parts, weights, strict=True):
+    total = np.zeros(values[0].shape, np.float64)
+    for value, weight, part in zip(values, weights, parts, strict=True):
         if not np.array_equal(part.ids, parts[0].ids):
             raise ValueError("predictions for different ids can't be averaged")
-        total += weight * part.probabilities.astype(np.float64)
-    return Predictions(parts[0].ids, total.astype(np.float32))
+        total += weight / sum(weights) * value.astype(np.float64)
+    return total

@@ -28,8 +28,9 @@ from pipeline.learning.folds import make_folds
 from pipeline.learning.metrics import score, score_by_class
 from pipeline.learning.models import create_model
 from pipeline.learning.seeding import derive_seed
-from pipeline.predictions import Predictions, blend, join, mean
+from pipeline.predictions import Predictions, blend, join
 from pipeline.progress import log
+from pipeline.rounds import predict_in_rounds
 from pipeline.runs.environment import describe_environment
 from pipeline.runs.folder import FoldTable, RunFolder
 
@@ -133,11 +134,19 @@ def predict_test(work: Work) -> dict[str, Any] | None:
         machine = set_up_machine(work.config.machine)
         stores = prepare(work.input_dir, work.config.images.cache_dir)
         _begin_run(work, stores, machine)
-        for job in work.fold_jobs():
-            if not job.folder.has_test:
-                job.predict_test(machine, stores["test"])
+        found = predict_in_rounds(
+            list(work.fold_jobs()),
+            work.run.load_json("ensemble.json"),
+            stores["test"],
+            machine,
+            selective=work.config.predict.selective,
+            seed=derive_seed(work.config.seed, "sample"),
+            held_out=_blended_out_of_fold(work.run),
+        )
+        work.run.save_test(found.blended, found.passes)
+        work.run.save_json("passes.json", found.account)
         ids = stores["test"].ids
-        write_submission(work.run.submission, ids, blended_test(work.run).of(ids).argmax(1))
+        write_submission(work.run.submission, ids, found.blended.probabilities.argmax(1))
     problems = check_submission(work.run.submission, ids)
     if problems:
         raise RunError(f"{work.run.submission} is not what was written: {'; '.join(problems)}")
@@ -145,19 +154,9 @@ def predict_test(work: Work) -> dict[str, Any] | None:
     return None if labels is None else score_test(work.run, labels)
 
 
-def blended_test(run: RunFolder) -> Predictions:
-    """Return the run's test probabilities: calibrated, the mean over folds, blended over members."""
-    config, ensemble = run.config(), run.load_json("ensemble.json")
-    members = {}
-    for name in config.members:
-        folds = [run.fold(name, fold).test() for fold in range(config.folds.num_folds)]
-        members[name] = mean([fold.at_temperature(ensemble["temperatures"][name]) for fold in folds])
-    return blend(members, ensemble["weights"])
-
-
 def score_test(run: RunFolder, labels: Labels) -> dict[str, Any]:
     """Score the run's predictions of those test images whose labels are known."""
-    return score(blended_test(run).of(labels.ids), labels.classes)
+    return score(run.test().of(labels.ids), labels.classes)
 
 
 def check(file: Path, input_dir: Path) -> tuple[list[str], str]:
@@ -165,7 +164,7 @@ def check(file: Path, input_dir: Path) -> tuple[list[str], str]:
     run = RunFolder(file.parent.parent, file.parent.name) if (file.parent / "config.yaml").exists() else None
     source = search_source(input_dir) if run is None else None
     if run is not None:
-        ids, origin = run.test_ids(), f"the test images of the run {run.name}"
+        ids, origin = run.test().ids, f"the test images of the run {run.name}"
     elif source is not None:
         ids, origin = source.ids("test"), f"the test images of {source.name}"
     else:
@@ -175,7 +174,7 @@ def check(file: Path, input_dir: Path) -> tuple[list[str], str]:
 
 def how_to_upload(run: RunFolder, metrics: dict[str, Any]) -> str:
     """Return the line that uploads a run's submission with the kaggle client, or why Kaggle would not take it."""
-    num_rows = len(run.test_ids())
+    num_rows = len(run.test().ids)
     if num_rows != NUM_TEST:
         return f"not for upload: it has {num_rows:,} rows, Kaggle expects one for each of {NUM_TEST:,} test images"
     message = f"{run.name}: out of fold {metrics['blend']['accuracy']:.4f}"
@@ -197,6 +196,17 @@ def _check_recipe(config: Config) -> None:
     for member in config.members.values():
         create_model(member.model)
         Augmentation(member.augment)
+
+
+def _blended_out_of_fold(run: RunFolder) -> Predictions:
+    """Blend the members' out-of-fold predictions as the ensemble does."""
+    config, ensemble = run.config(), run.load_json("ensemble.json")
+    members = {
+        name: join([run.fold(name, fold).out_of_fold() for fold in range(config.folds.num_folds)])
+        for name in config.members
+    }
+    calibrated = {name: found.at_temperature(ensemble["temperatures"][name]) for name, found in members.items()}
+    return blend(calibrated, ensemble["weights"])
 
 
 def _begin_run(work: Work, stores: dict[Split, ImageStore], machine: Machine) -> FoldTable:

@@ -26,6 +26,7 @@ members:
     model: {name: tutorial_cnn}
     train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
 folds: {num_folds: 3}
+predict: {selective: {sample: 12}}
 """
 
 
@@ -44,13 +45,15 @@ def test_the_whole_job_leaves_a_run_that_explains_itself(whole_run):
     folder, done = whole_run
     run = folder / "submissions" / "tiny"
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
-    fold_files = ("history.csv", "out_of_fold.npz", "test.npz", "weights.safetensors")
+    slices = {name for name in files if "/test/" in name}
+    fold_files = ("history.csv", "out_of_fold.npz", "weights.safetensors")
     rows = (run / "submission.csv").read_text().splitlines()
     metrics = json.loads((run / "metrics.json").read_text())
 
-    assert files == {
+    assert slices
+    assert files - slices == {
         *("config.yaml", "ensemble.json", "environment.json", "folds.csv", "input.json", "metrics.json"),
-        "submission.csv",
+        *("passes.json", "submission.csv", "test.npz"),
         *(f"{name}/fold_{fold}/{file}" for name in ("net", "tutorial") for fold in range(3) for file in fold_files),
     }
     assert rows[0] == "id,label"

@@ -90,20 +90,37 @@ def test_a_finished_fold_has_all_and_no_checkpoint(run):
     assert not fold.is_trained
 
     fold.finish(HISTORY, {"a": tensors["model.a"]}, PREDICTIONS)
-    fold.save_test(PREDICTIONS)
     assert fold.is_trained
-    assert fold.has_test
     assert fold.load_checkpoint() is None
     assert fold.history() == HISTORY
     assert torch.equal(fold.weights()["a"], tensors["model.a"])
     assert np.array_equal(fold.out_of_fold().probabilities, PREDICTIONS.probabilities)
-    assert np.array_equal(run.test_ids(), PREDICTIONS.ids)
     assert sorted(p.name for p in fold.path.iterdir()) == [
         "history.csv",
         "out_of_fold.npz",
-        "test.npz",
         "weights.safetensors",
     ]
+
+
+def test_slices_of_the_test_images_are_kept_by_round_and_ids(run):
+    fold = run.fold("net", 0)
+    parts = [Predictions(PREDICTIONS.ids[half], PREDICTIONS.probabilities[half]) for half in (slice(2), slice(2, None))]
+    for number, part in enumerate(parts):
+        fold.save_test("round_0", number, part)
+
+    assert fold.has_test("round_0", 1, parts[1].ids)
+    assert not fold.has_test("round_0", 1, parts[0].ids)
+    assert not fold.has_test("round_1", 0, parts[0].ids)
+    assert np.array_equal(fold.test("round_0").probabilities, PREDICTIONS.probabilities)
+
+
+def test_a_run_without_test_predictions_says_so(run):
+    with pytest.raises(RunError, match=r"the run .* has not predicted the test images yet"):
+        run.test()
+    run.path.mkdir()
+    run.save_test(PREDICTIONS, np.ones(len(PREDICTIONS.ids), np.int64))
+
+    assert np.array_equal(run.test().ids, PREDICTIONS.ids)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "out_of_fold.npz"])

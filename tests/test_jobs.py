@@ -1,4 +1,5 @@
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from pipeline.competition.source import find_source
 from pipeline.config import MemberConfig
 from pipeline.jobs import FoldJob
 from pipeline.learning.device import Machine
+from pipeline.learning.predict import views_of
 from pipeline.runs.folder import FoldFolder, FoldTable
 
 MACHINE = Machine()
@@ -68,10 +70,37 @@ def test_the_kept_score_is_that_of_the_reloaded_weights(make_job, data):
     job.train(MACHINE, store, table)
     held_out = table.folds == 1
     kept = job.folder.out_of_fold()
-    job.predict_test(MACHINE, type(store)(store.ids[held_out], store.images[held_out], "", store.folder))
+    job.predict_test(MACHINE, store, np.flatnonzero(held_out), views_of("mirror"), "all")
 
     assert np.array_equal(kept.ids, table.ids[held_out])
-    assert np.array_equal(job.folder.test().probabilities, kept.probabilities)
+    assert np.array_equal(job.folder.test("all").ids, kept.ids)
+    assert np.array_equal(job.folder.test("all").probabilities, kept.probabilities)
+
+
+def test_a_prediction_that_is_killed_costs_one_slice(make_job, data, monkeypatch):
+    store, table = data
+    monkeypatch.setattr("pipeline.jobs.SLICE", 50)
+    whole, killed = make_job("whole"), make_job("killed")
+    whole.train(MACHINE, store, table)
+    shutil.copytree(whole.folder.path, killed.folder.path)
+    rows, views, heard = np.arange(len(store.ids)), views_of("identity"), []
+    whole.predict_test(MACHINE, store, rows, views, "all")
+    calls, keep = itertools.count(1), FoldFolder.save_test
+
+    def keep_and_die(self, *arguments):
+        keep(self, *arguments)
+        heard.append(arguments[1])
+        if next(calls) == 2:
+            raise Killed
+
+    monkeypatch.setattr(FoldFolder, "save_test", keep_and_die)
+    with pytest.raises(Killed):
+        killed.predict_test(MACHINE, store, rows, views, "all")
+    killed.predict_test(MACHINE, store, rows, views, "all")
+
+    assert heard == list(range(-(-len(rows) // 50)))
+    for path in (whole.folder.path / "test").iterdir():
+        assert (killed.folder.path / "test" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_fold_never_sees_what_it_holds_out(make_job, data):

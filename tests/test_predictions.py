@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.learning.ensemble import find_temperature, find_weights
-from pipeline.predictions import Predictions, blend, join, mean
+from pipeline.predictions import Predictions, blend, join, mean_of_logits, weighted_mean
 
 RNG = np.random.default_rng(0)
 
@@ -41,9 +41,26 @@ def test_folds_are_joined_by_id():
 def test_only_the_same_ids_are_averaged():
     one, other = some([1, 2]), some([1, 2])
 
-    assert np.allclose(mean([one, other]).probabilities, (one.probabilities + other.probabilities) / 2)
-    with pytest.raises(ValueError, match="different ids"):
-        mean([one, some([1, 3])])
+    expected = 0.75 * one.probabilities + 0.25 * other.probabilities
+    assert np.allclose(weighted_mean([one, other], [3, 1]).probabilities, expected)
+    for average in (weighted_mean, mean_of_logits):
+        with pytest.raises(ValueError, match="different ids"):
+            average([one, some([1, 3])], [1, 1])
+
+
+def test_the_mean_of_logits_is_a_weighted_geometric_mean():
+    one, other = some([1, 2]), some([1, 2])
+    powers = one.probabilities**0.75 * other.probabilities**0.25
+    found = mean_of_logits([one, other], [3, 1])
+
+    assert np.allclose(found.probabilities, powers / powers.sum(1, keepdims=True), atol=1e-6)
+    assert mean_of_logits([one], [0.25]) is one
+
+
+def test_a_certain_no_is_finite():
+    sure, unsure = (Predictions(np.array([1]), np.array([[p, 1 - p]], np.float32)) for p in (1.0, 0.5))
+
+    assert np.isfinite(mean_of_logits([sure, unsure], [1, 1]).probabilities).all()
 
 
 def test_a_blend_weighs_by_name():

@@ -21,7 +21,7 @@ def run(tmp_path, monkeypatch):
 
 def test_a_full_submission_comes_with_the_line_that_uploads_it(run):
     ids = np.arange(1, 300_001)
-    run.fold("net", 0).save_test(Predictions(ids, np.full((len(ids), 2), 0.5, np.float32)))
+    run.save_test(Predictions(ids, np.full((len(ids), 2), 0.5, np.float32)), np.ones(len(ids), np.int64))
 
     assert how_to_upload(run, {"blend": {"accuracy": 0.91234}}) == (
         "upload it: kaggle competitions submit -c cifar-10 -f submissions/mine/submission.csv "

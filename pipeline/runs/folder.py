@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.config import Config, build_config, differences, parse_yaml
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import write_bytes, write_json, write_text
-from pipeline.predictions import Predictions
+from pipeline.predictions import Predictions, join
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -49,17 +49,12 @@ class FoldFolder:
         self._checkpoint = path / "checkpoint.safetensors"
         self._weights = path / "weights.safetensors"
         self._out_of_fold = path / "out_of_fold.npz"
-        self._test = path / "test.npz"
+        self._test = path / "test"
 
     @property
     def is_trained(self) -> bool:
         """Whether the fold is trained and judged; the out-of-fold predictions are written last."""
         return self._out_of_fold.exists()
-
-    @property
-    def has_test(self) -> bool:
-        """Whether the test images are predicted."""
-        return self._test.exists()
 
     def save_checkpoint(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
         """Keep a training in progress."""
@@ -98,13 +93,21 @@ class FoldFolder:
         """Return the predictions for the images that the fold held out."""
         return _load_predictions(self._out_of_fold)
 
-    def save_test(self, predictions: Predictions) -> None:
-        """Keep the predictions for the test images."""
-        _save_predictions(self._test, predictions)
+    def has_test(self, name: str, number: int, ids: NDArray[np.int64]) -> bool:
+        """Whether a slice of the test images is predicted, and is of these ids."""
+        path = self._test_slice(name, number)
+        return path.exists() and np.array_equal(_load_predictions(path).ids, ids)
 
-    def test(self) -> Predictions:
-        """Return the predictions for the test images."""
-        return _load_predictions(self._test)
+    def save_test(self, name: str, number: int, predictions: Predictions) -> None:
+        """Keep the predictions for a slice of the test images; the name says in which round they were made."""
+        _save_predictions(self._test_slice(name, number), predictions)
+
+    def test(self, name: str) -> Predictions:
+        """Return the predictions for all test images of a round."""
+        return join([_load_predictions(path) for path in sorted(self._test.glob(f"{name}.*.npz"))])
+
+    def _test_slice(self, name: str, number: int) -> Path:
+        return self._test / f"{name}.{number:03}.npz"
 
 
 class RunFolder:
@@ -118,6 +121,7 @@ class RunFolder:
         self.submission = self.path / "submission.csv"
         self._config = self.path / "config.yaml"
         self._folds = self.path / "folds.csv"
+        self._test = self.path / "test.npz"
 
     @property
     def exists(self) -> bool:
@@ -216,16 +220,21 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path / name} can't be read ({error})") from None
 
-    def test_ids(self) -> NDArray[np.int64]:
-        """Return the ids of the test images of a run that has predicted them."""
-        for path in sorted(self.path.glob("*/fold_*/test.npz")):
-            return _load_predictions(path).ids
-        raise RunError(f"the run {self.name} has not predicted the test images yet")
+    def save_test(self, blended: Predictions, passes: NDArray[np.int64]) -> None:
+        """Keep the blended predictions for the test images, and how many passes each took."""
+        _save_predictions(self._test, blended, passes)
+
+    def test(self) -> Predictions:
+        """Return the blended predictions for the test images. Raises RunError if there are none."""
+        if not self._test.exists():
+            raise RunError(f"the run {self.name} has not predicted the test images yet")
+        return _load_predictions(self._test)
 
 
-def _save_predictions(path: Path, predictions: Predictions) -> None:
+def _save_predictions(path: Path, predictions: Predictions, passes: NDArray[np.int64] | None = None) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, ids=predictions.ids, probabilities=predictions.probabilities)
+    more = {} if passes is None else {"passes": passes}
+    np.savez(buffer, allow_pickle=False, ids=predictions.ids, probabilities=predictions.probabilities, **more)
     write_bytes(path, buffer.getvalue())
 
 

@@ -1,0 +1,170 @@
+"""Trained folds -> the test images' probabilities, round by round; what is done is kept slice by slice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.competition.images import ImageStore
+from pipeline.config import SelectiveConfig
+from pipeline.jobs import FoldJob
+from pipeline.learning.device import Machine
+from pipeline.learning.selective import (
+    Round,
+    find_stop_rule,
+    margins,
+    num_passes,
+    plan_everything,
+    plan_rounds,
+    still_open,
+    weights_like,
+)
+from pipeline.predictions import Ids, Predictions, mean_of_logits, weighted_mean
+from pipeline.progress import log
+
+MIN_TEST_IMAGES = 5  # times the sample; with fewer the sample costs more than it saves
+SMALLEST_WEIGHT = 1e-6  # below it a member changes nothing and is not asked
+SAMPLE = "sample"
+
+
+@dataclass(frozen=True)
+class TestPredictions:
+    """The blend's probabilities, how many passes each image got, and how that came about."""
+
+    blended: Predictions
+    passes: NDArray[np.int64]
+    account: dict[str, Any]
+
+
+def predict_in_rounds(
+    jobs: Sequence[FoldJob],
+    ensemble: Mapping[str, Any],
+    store: ImageStore,
+    machine: Machine,
+    *,
+    selective: SelectiveConfig | None,
+    seed: int,
+    held_out: Predictions,
+) -> TestPredictions:
+    """Predict the test images with the folds of all members that have a weight in the ensemble.
+
+    With `selective`, images whose answer is clear get fewer passes; `held_out` are the blended out-of-fold
+    predictions that say how images are to be expected.
+    """
+    panel = _Panel(jobs, ensemble, store, machine)
+    account: dict[str, Any] = {"rounds": []}
+    limits: Sequence[float] = ()
+    num_images, sample_size = len(store.ids), selective.sample if selective else 0
+    if selective is None or num_images < MIN_TEST_IMAGES * sample_size:
+        rounds = plan_everything(len(panel.jobs), panel.views)
+        sample = np.empty(0, np.int64)
+        account["passes_of_everything"] = num_passes(rounds[0])
+    else:
+        rounds = plan_rounds(len(panel.jobs), panel.views)
+        sample = np.sort(np.random.default_rng(seed).permutation(num_images)[:sample_size])
+        limits = _find_limits(panel, rounds, sample, selective, held_out, account)
+    blended = np.empty((num_images, held_out.probabilities.shape[1]), np.float32)
+    passes = np.zeros(num_images, np.int64)
+    if len(sample):
+        blended[sample] = panel.estimate(SAMPLE, rounds, store.ids[sample])
+        passes[sample] = account["passes_of_everything"]
+    rows = np.setdiff1d(np.arange(num_images), sample)
+    for number, asked in enumerate(rounds):
+        if not len(rows):
+            break
+        panel.ask(asked, f"round_{number}", rows)
+        blended[rows] = panel.estimate("round", rounds[: number + 1], store.ids[rows])
+        passes[rows] += num_passes(asked)
+        account["rounds"].append({"passes": num_passes(asked), "images": len(rows)})
+        if number + 1 < len(rounds) and selective is not None:
+            left = selective.max_passes * num_images - float(passes.sum())
+            max_open = max(0, int(left / num_passes(rounds[number + 1])))
+            rows = rows[still_open(blended[rows], limits[number], max_open)]
+    account["mean_passes"] = float(passes.mean())
+    log.info("%s", describe_account(account, num_images))
+    return TestPredictions(Predictions(store.ids, blended), passes, account)
+
+
+def describe_account(account: Mapping[str, Any], num_images: int) -> str:
+    """Say how many images got how many passes."""
+    everything, mean_passes = account["passes_of_everything"], account["mean_passes"]
+    if "expected_loss" not in account:
+        return f"{num_images:,} test images got all {everything} passes (fold x view)"
+    total, texts = 0, []
+    for asked in account["rounds"]:
+        total += asked["passes"]
+        texts.append(f"{asked['images']:,} at least {total}")
+    return (
+        f"passes (fold x view) of the test images: {', '.join(texts)}, a sample of {account['sample']:,} all "
+        f"{everything}; {mean_passes:.2f} on average, {everything / mean_passes:.1f} times fewer than all; "
+        f"expected loss of accuracy {account['expected_loss']:.5f}"
+    )
+
+
+def _find_limits(
+    panel: "_Panel",
+    rounds: Sequence[Round],
+    sample: NDArray[np.int64],
+    selective: SelectiveConfig,
+    held_out: Predictions,
+    account: dict[str, Any],
+) -> Sequence[float]:
+    """Ask everything about a sample, and find the margins at which an image may stop."""
+    ids = panel.store.ids[sample]
+    for number, asked in enumerate(rounds):
+        panel.ask(asked, f"{SAMPLE}_{number}", sample)
+    after_rounds = [panel.estimate(SAMPLE, rounds[: number + 1], ids) for number in range(len(rounds))]
+    # The held-out images know one fold each, so they are compared with what one fold says of the sample.
+    weights = weights_like(margins(held_out.probabilities), margins(panel.first_fold(rounds, ids)))
+    rule = find_stop_rule(after_rounds, selective.max_loss, weights)
+    account |= {
+        "sample": len(sample),
+        "margins": list(rule.margins),
+        "expected_loss": rule.expected_loss,
+        "passes_of_everything": sum(num_passes(asked) for asked in rounds),
+    }
+    return rule.margins
+
+
+class _Panel:
+    """The nets in the order in which they are asked: fold by fold, in each the heaviest member first."""
+
+    def __init__(
+        self, jobs: Sequence[FoldJob], ensemble: Mapping[str, Any], store: ImageStore, machine: Machine
+    ) -> None:
+        self._weights, self._temperatures = ensemble["weights"], ensemble["temperatures"]
+        heard = [job for job in jobs if self._weights[job.name] > SMALLEST_WEIGHT]
+        self.jobs = sorted(heard, key=lambda job: (job.fold, -self._weights[job.name], job.name))
+        self.views = self.jobs[0].views
+        self.store, self._machine = store, machine
+
+    def ask(self, asked: Round, name: str, rows: NDArray[np.int64]) -> None:
+        for ask in asked:
+            self.jobs[ask.net].predict_test(self._machine, self.store, rows, ask.views, name)
+
+    def estimate(self, name: str, rounds: Sequence[Round], ids: Ids) -> NDArray[np.float32]:
+        """Blend what the nets have said so far about some images."""
+        return self._blend(name, rounds, ids, range(len(self.jobs)))
+
+    def first_fold(self, rounds: Sequence[Round], ids: Ids) -> NDArray[np.float32]:
+        """Blend all that the first fold of every member says of the sample."""
+        first = [net for net, job in enumerate(self.jobs) if job.fold == self.jobs[0].fold]
+        return self._blend(SAMPLE, rounds, ids, first)
+
+    def _blend(self, name: str, rounds: Sequence[Round], ids: Ids, nets: Sequence[int]) -> NDArray[np.float32]:
+        answers, weights = [], []
+        for net in nets:
+            job = self.jobs[net]
+            said = [
+                (sum(view.weight for view in ask.views), job.folder.test(f"{name}_{number}").select(ids))
+                for number, asked in enumerate(rounds)
+                for ask in asked
+                if ask.net == net
+            ]
+            if said:
+                whole = mean_of_logits([part for _, part in said], [weight for weight, _ in said])
+                answers.append(whole.at_temperature(self._temperatures[job.name]))
+                weights.append(self._weights[job.name])
+        return weighted_mean(answers, weights).probabilities
