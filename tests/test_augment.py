@@ -34,18 +34,25 @@ def batches(num_workers, epoch, seed=3):
     return [(images.numpy().copy(), classes.numpy().copy()) for images, classes in loader.epoch(epoch)]
 
 
-def test_pixels_depend_on_image_and_seed_alone():
+def test_pixels_depend_on_images_and_seed_alone():
     augmentation = Augmentation(STEPS)
-    first = augmentation(IMAGES[0], 11)
-    augmentation(IMAGES[1], 99)
+    first = augmentation(IMAGES, 11)
+    augmentation(IMAGES[1:], 99)
 
-    assert np.array_equal(augmentation(IMAGES[0], 11), first)
-    assert np.array_equal(Augmentation(STEPS)(IMAGES[0], 11), first)
-    assert not np.array_equal(augmentation(IMAGES[0], 12), first)
+    assert np.array_equal(augmentation(IMAGES, 11), first)
+    assert np.array_equal(Augmentation(STEPS)(IMAGES, 11), first)
+    assert not np.array_equal(augmentation(IMAGES, 12), first)
+
+
+def test_the_images_of_a_batch_are_drawn_for_themselves():
+    found = Augmentation(STEPS)(np.repeat(IMAGES[:1], 64, axis=0), 11)
+
+    # 81 places of the crop, two faces, and a hole at one of 625 places in every other image.
+    assert len(np.unique(found, axis=0)) > 40
 
 
 def test_no_steps_change_nothing():
-    assert np.array_equal(Augmentation([])(IMAGES[0], 1), IMAGES[0])
+    assert np.array_equal(Augmentation([])(IMAGES, 1), IMAGES)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -134,7 +141,7 @@ def test_a_step_that_can_not_be_built_says_why(name, params, message):
 def test_every_allowed_name_keeps_uint8(name):
     sizes = {"RandomCrop": {"height": 32, "width": 32}, "RandomResizedCrop": {"size": [32, 32]}, "Pad": {"padding": 0}}
     augmentation = Augmentation([AugmentStep(name=name, params={**sizes.get(name, {}), "p": 1.0})])
-    out = augmentation(IMAGES[0], 5)
+    out = augmentation(IMAGES[:3], 5)
 
     assert out.dtype == np.uint8
-    assert out.shape == (32, 32, 3)
+    assert out.shape == (3, 32, 32, 3)

@@ -45,28 +45,30 @@ BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101, "
 
 
 class Augmentation:
-    """A list of transforms whose pixels depend on the image and a seed alone."""
+    """A list of transforms. What they do to a batch depends on its images and a seed alone."""
 
     def __init__(self, steps: Sequence[AugmentStep]) -> None:
         """Raises ConfigError for a name that is not allowed, or arguments that the transform does not take."""
         cv2.setNumThreads(0)
         self._compose = A.Compose([_build(step) for step in steps]) if steps else None
         if self._compose is not None:
-            self._check_shape(steps)
+            _check_shape(self._compose, steps)
 
-    def __call__(self, image: Images, seed: int) -> Images:
-        """Return the augmented image, uint8 [32, 32, 3]."""
+    def __call__(self, images: Images, seed: int) -> Images:
+        """Return the augmented images, uint8 [N, 32, 32, 3], each drawn for itself."""
         if self._compose is None:
-            return image
-        # Compose owns its generators, and in DataLoader workers they repeat each other unless seeded per sample.
+            return images
+        # Compose owns its generators, and in DataLoader workers they repeat each other unless seeded. Seeding takes
+        # twice as long as padding and cropping an image: once for a batch, not for each image.
         self._compose.set_random_seed(seed)
-        return self._compose(image=image)["image"]
+        return np.stack([self._compose(image=image)["image"] for image in images])
 
-    def _check_shape(self, steps: Sequence[AugmentStep]) -> None:
-        shape = self(np.zeros((32, 32, 3), np.uint8), 0).shape
-        if shape != (32, 32, 3):
-            names = ", ".join(step.name for step in steps)
-            raise ConfigError(f"augment: {names} turn 32x32 images into {shape[1]}x{shape[0]}; end with a RandomCrop")
+
+def _check_shape(compose: A.Compose, steps: Sequence[AugmentStep]) -> None:
+    shape = compose(image=np.zeros((32, 32, 3), np.uint8))["image"].shape
+    if shape != (32, 32, 3):
+        names = ", ".join(step.name for step in steps)
+        raise ConfigError(f"augment: {names} turn 32x32 images into {shape[1]}x{shape[0]}; end with a RandomCrop")
 
 
 def _build(step: AugmentStep) -> A.BasicTransform:

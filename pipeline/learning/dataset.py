@@ -22,7 +22,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class AugmentedImages(Dataset[Batch]):
-    """Rows of uint8 images [N, 32, 32, 3] with classes [N]; each sample is augmented by a seed of its own."""
+    """Rows of uint8 images [N, 32, 32, 3] with classes [N]; each batch is augmented by a seed of its own."""
 
     def __init__(
         self,
@@ -42,15 +42,16 @@ class AugmentedImages(Dataset[Batch]):
         return len(self._images)
 
     def __getitems__(self, keys: list[Key]) -> Batch:
-        """Return a whole batch at once: uint8 [batch, 32, 32, 3] and classes [batch]."""
-        rows = [row for _, row in keys]
-        batch = np.empty((len(keys), 32, 32, 3), np.uint8)
-        for place, (epoch, row) in enumerate(keys):
-            image = self._images[row]
-            if self._first_mirrored is not None and (self._first_mirrored[row] + epoch) % 2:
-                image = np.ascontiguousarray(image[:, ::-1])
-            batch[place] = self._augmentation(image, derive_seed(self._seed, epoch, row))
-        return torch.from_numpy(batch), torch.from_numpy(self._classes[rows])
+        """Return a whole batch of one epoch at once: uint8 [batch, 32, 32, 3] and classes [batch]."""
+        epoch, first = keys[0]
+        rows = np.array([row for _, row in keys])
+        images = self._images[rows]
+        if self._first_mirrored is not None:
+            mirrored = (self._first_mirrored[rows] + epoch) % 2 == 1
+            images[mirrored] = images[mirrored, :, ::-1]
+        # No row comes twice in an epoch, so its first row names a batch.
+        images = self._augmentation(images, derive_seed(self._seed, epoch, first))
+        return torch.from_numpy(images), torch.from_numpy(self._classes[rows])
 
 
 class EpochBatches:

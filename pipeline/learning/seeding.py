@@ -1,4 +1,4 @@
-"""One seed and the names of a thing -> the seed of that thing: a fold, an epoch, a sample."""
+"""One seed and the names of a thing -> the seed of that thing: a fold, an epoch, a batch."""
 
 import zlib
 

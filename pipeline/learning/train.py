@@ -42,7 +42,7 @@ class EpochRecord:
 class TrainState:
     """All that a training needs to go on after an epoch.
 
-    There is no random state in it: every epoch, and every sample in it, has a seed of its own.
+    There is no random state in it: every epoch, and every batch in it, has a seed of its own.
     """
 
     history: list[EpochRecord] = field(default_factory=list)
