@@ -1,9 +1,10 @@
 # make demo: the whole job on a drawn competition    make test: the tests    make lint: the linters
+# make bench: ratios of timings, see tests/benchmarks/README.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint bench
 
 setup: $(VENV)/.installed
 
@@ -27,3 +28,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/training.py
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/prediction.py
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/decoding.py $(INPUT)

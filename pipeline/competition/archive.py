@@ -86,11 +86,11 @@ class SevenZip:
     def _decode_block(
         self, coder: dict[str, Any], members: list[Any], position: int, packed_size: int, put: Put[list[Member]]
     ) -> None:
-        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_lzma_filter(coder)])
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[lzma_filter(coder)])
         with self._open() as file:
             buffer, waiting = b"", iter(members)
             member, ready = next(waiting, None), []
-            for piece in _decode(file, position, packed_size, decoder):
+            for piece in decode_stream(file, position, packed_size, decoder):
                 buffer, place = buffer + piece, 0
                 while member is not None and place + member.uncompressed <= len(buffer):
                     data = buffer[place : place + member.uncompressed]
@@ -142,7 +142,8 @@ class _Handed(Py7zBytesIO):
         self._buffer.close()
 
 
-def _decode(file: BinaryIO, position: int, size: int, decoder: lzma.LZMADecompressor) -> Iterator[bytes]:
+def decode_stream(file: BinaryIO, position: int, size: int, decoder: lzma.LZMADecompressor) -> Iterator[bytes]:
+    """Yield the bytes of a packed stream in pieces of a few MB."""
     file.seek(position)
     while size and not decoder.eof:
         packed = file.read(min(PIECE, size))
@@ -155,7 +156,7 @@ def _decode(file: BinaryIO, position: int, size: int, decoder: lzma.LZMADecompre
             data = b"" if decoder.needs_input or decoder.eof else decoder.decompress(b"", max_length=4 * PIECE)
 
 
-def _lzma_filter(coder: dict[str, Any]) -> dict[str, Any]:
+def lzma_filter(coder: dict[str, Any]) -> dict[str, Any]:
     """Read a coder's properties (7-Zip's Methods.txt; lzma's own parser of them is private)."""
     properties = coder["properties"]
     if coder["method"] == LZMA2:

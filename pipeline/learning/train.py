@@ -89,7 +89,7 @@ def train_fold(
     """
     config = member.train
     torch.manual_seed(derive_seed(seed, "weights"))
-    learner = _Learner(member, machine)
+    learner = Learner(member, machine)
     learner.whiten(images, seed)
     history = []
     if resume is not None and resume.history:
@@ -124,7 +124,7 @@ def train_fold(
         yield TrainState(history=list(history), tensors=learner.tensors())
 
 
-class _Learner:
+class Learner:
     """A network with its optimizers, its moving average and its mixing."""
 
     def __init__(self, member: MemberConfig, machine: Machine) -> None:

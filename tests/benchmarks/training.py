@@ -1,0 +1,54 @@
+"""How long a training waits for its data."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from timing import in_turn, ratio
+
+from pipeline.config import RECIPES, MachineConfig, load_config
+from pipeline.learning.dataset import AugmentedImages, TrainLoader
+from pipeline.learning.device import set_up_machine
+from pipeline.learning.train import Learner
+
+NUM_STEPS, ROUNDS = 4, 7
+
+
+def main() -> None:
+    """Print the share of data work in the steps of a recipe."""
+    machine = set_up_machine(MachineConfig())
+    rng = np.random.default_rng(0)
+    images, classes = rng.integers(0, 256, (5120, 32, 32, 3), np.uint8), rng.integers(10, size=5120)
+    for recipe in ("cpu.yaml", "quick.yaml"):
+        (member,) = load_config(RECIPES / Path(recipe)).members.values()
+        batch_size = member.train.batch_size
+        learner = Learner(member, machine)
+        learner.whiten(images, seed=0)
+        learner.begin_epoch(member.train.epochs - 1)
+        dataset = AugmentedImages(images, classes, member.augment, seed=0, alternate_mirror=member.alternate_mirror)
+        loader = TrainLoader(dataset, batch_size, seed=0, num_workers=0)
+        ready = torch.from_numpy(images[:batch_size]), torch.from_numpy(classes[:batch_size])
+
+        def with_loader(loader: TrainLoader = loader, learner: Learner = learner) -> None:
+            for number, batch in enumerate(loader.epoch(0)):
+                if number == NUM_STEPS:
+                    break
+                learner.step(batch, 0.01, "bench")
+
+        def ready_made(ready: tuple[torch.Tensor, torch.Tensor] = ready, learner: Learner = learner) -> None:
+            for _ in range(NUM_STEPS):
+                learner.step(ready, 0.01, "bench")
+
+        def data_alone(loader: TrainLoader = loader) -> None:
+            for number, _ in enumerate(loader.epoch(0)):
+                if number == NUM_STEPS:
+                    break
+
+        seconds = in_turn({"loader": with_loader, "ready": ready_made, "data": data_alone}, ROUNDS)
+        speed = NUM_STEPS * batch_size / min(seconds["data"])
+        print(f"{recipe}, 32 pixels: steps with the loader / with a ready tensor: {ratio(seconds, 'loader', 'ready')}")
+        print(f"{recipe}: one core augments and collates {speed:,.0f} images/s")
+
+
+if __name__ == "__main__":
+    main()
