@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.config import DEFAULT_RECIPE, RECIPES, load_config
 from pipeline.errors import UserError
 from pipeline.progress import set_up_logging
+from pipeline.recipes import DEFAULT_RECIPE, RECIPES, load_config
 from pipeline.summary import describe, format_metrics
 
 if TYPE_CHECKING:

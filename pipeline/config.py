@@ -1,17 +1,10 @@
-"""What a run is: YAML and `--set` in, frozen models out, and back to YAML."""
+"""What a run is: frozen models, with the meaning and the default of every key."""
 
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
-
-from pipeline.errors import ConfigError
-
-RECIPES = Path(__file__).resolve().parents[1] / "configs"
-DEFAULT_RECIPE = RECIPES / "quick.yaml"
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Json = dict[str, Any]
 FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
@@ -215,121 +208,3 @@ class Config(Strict):
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice in a mapping is an error, not the last one's victory."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: the key {key_node.value!r} stands twice")
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Parse safe YAML without duplicate keys. Raises ConfigError naming `where`."""
-    try:
-        return yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a subclass of SafeLoader)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
-
-
-def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a recipe and apply `key.sub=value` overrides. Raises ConfigError with one line per fault."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no recipe {path}{_neighbours(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read as a recipe: {error}") from None
-    tree = parse_yaml(text, str(path)) or {}
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path} holds a {type(tree).__name__}, expected keys such as {', '.join(Config.model_fields)}"
-        )
-    return build_config(tree, str(path), overrides)
-
-
-def override_config(config: Config, overrides: Iterable[str]) -> Config:
-    """Return the config with `key.sub=value` overrides. Raises ConfigError."""
-    return build_config(config.model_dump(mode="json"), "--set", overrides)
-
-
-def build_config(tree: Json, where: str, overrides: Iterable[str] = ()) -> Config:
-    """Validate a tree of plain values after the overrides. Raises ConfigError with one line per fault."""
-    for override in overrides:
-        _override(tree, override)
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        lines = [_explain(fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in error.errors()]
-        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
-
-
-def differences(old: Json, new: Json) -> list[str]:
-    """Name every leaf in which two trees differ, as `key.sub: old -> new`."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
-    return [
-        f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, "not set") != after.get(key, "not set")
-    ]
-
-
-def _leaves(tree: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(tree, dict) and tree:
-        for key, value in tree.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, list) and tree:
-        for index, value in enumerate(tree):
-            yield from _leaves(value, f"{prefix}.{index}")
-    else:
-        yield prefix, tree
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    """Set one `key.sub=value` in the tree, the value read as YAML."""
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise ConfigError(f"--set {override!r}: expected key.sub=value, for example folds.num_folds=3")
-    for part in parts[:-1]:
-        below = tree.get(part)
-        tree[part] = dict(below) if isinstance(below, dict) else {}
-        tree = tree[part]
-    tree[parts[-1]] = parse_yaml(text, f"--set {override!r}")
-
-
-def _explain(loc: tuple[int | str, ...], kind: str, message: str, found: Any) -> str:
-    key = ".".join(str(part) for part in loc if part != "[key]")
-    if kind == "extra_forbidden":
-        names = list(_model_at(loc[:-1]).model_fields)
-        near = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
-        return f"unknown key {key!r}; {hint}"
-    message = message.removeprefix("Value error, ")
-    if isinstance(found, dict | list):
-        return f"{key}: {message}"
-    return f"{key}: {message}, found {found!r}"
-
-
-def _model_at(loc: tuple[int | str, ...]) -> type[Strict]:
-    """Return the model whose keys stand at a place of the config tree."""
-    model: type[Strict] = Config
-    for part in loc:
-        if isinstance(part, str) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            # The model itself, or the one inside dict[str, M], tuple[M, ...] and M | None.
-            inside = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Strict)]
-            model = inside[0] if inside else model
-    return model
-
-
-def _neighbours(path: Path) -> str:
-    names = sorted(found.name for found in path.parent.glob("*.yaml"))
-    return f"; {path.parent} has {', '.join(names)}" if names else ""

@@ -16,7 +16,7 @@ from pipeline.competition.labels import Labels
 from pipeline.competition.prepare import prepare
 from pipeline.competition.source import find_source, search_source
 from pipeline.competition.submission import check_submission, write_submission
-from pipeline.config import DEFAULT_RECIPE, Config, load_config, override_config
+from pipeline.config import Config
 from pipeline.errors import InputError, RunError
 from pipeline.jobs import FoldJob
 from pipeline.learning.augment import Augmentation
@@ -30,6 +30,7 @@ from pipeline.learning.models import create_model
 from pipeline.learning.seeding import derive_seed
 from pipeline.predictions import Predictions, blend, join
 from pipeline.progress import log
+from pipeline.recipes import DEFAULT_RECIPE, load_config, override_config
 from pipeline.rounds import predict_in_rounds
 from pipeline.runs.environment import describe_environment
 from pipeline.runs.folder import FoldTable, RunFolder

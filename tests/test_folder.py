@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from pipeline.config import Config, override_config
+from pipeline.config import Config
 from pipeline.errors import ConfigError, RunError
 from pipeline.predictions import Predictions
+from pipeline.recipes import override_config
 from pipeline.runs.folder import FoldTable, RunFolder
 
 TABLE = FoldTable(np.array([1, 2, 5]), np.array([0, 9, 3]), np.array([0, 1, 0]), np.array([0, 1, 2]))

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline.config import Config, build_config, differences, parse_yaml
+from pipeline.config import Config
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import write_bytes, write_json, write_text
 from pipeline.predictions import Predictions, join
+from pipeline.recipes import build_config, differences, parse_yaml
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from timing import in_turn, ratio
 
-from pipeline.config import RECIPES, MachineConfig, load_config
+from pipeline.config import MachineConfig
 from pipeline.learning.dataset import AugmentedImages, TrainLoader
 from pipeline.learning.device import set_up_machine
 from pipeline.learning.train import Learner
+from pipeline.recipes import RECIPES, load_config
 
 NUM_STEPS, ROUNDS = 4, 7
 

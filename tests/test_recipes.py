@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import Config, build_config, differences, load_config, override_config
+from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.recipes import build_config, differences, load_config, override_config
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
