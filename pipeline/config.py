@@ -103,11 +103,6 @@ class ImageSizeConfig(Strict):
     """The part ends after this share of the epochs."""
     size: int = Field(ge=8, le=32)
     """Height and width in pixels."""
-    how: Literal["resize", "crop"] = "resize"
-    """The whole picture made smaller, or a part of it, another one for each batch."""
-
-
-WHOLE_PICTURE = ImageSizeConfig(until=1, size=32)
 
 
 class TrainConfig(Strict):
@@ -127,9 +122,9 @@ class TrainConfig(Strict):
     whiten_bias_epochs: int | None = Field(None, ge=0)
     """Freeze the bias of a whitening layer after so many epochs; not set: never."""
 
-    def image_size(self, epoch: int) -> ImageSizeConfig:
-        """Return the size of the pictures in an epoch (from 0)."""
-        return next((part for part in self.image_sizes if epoch < part.until * self.epochs), WHOLE_PICTURE)
+    def image_size(self, epoch: int) -> int:
+        """Return the height and width of the pictures in an epoch (from 0)."""
+        return next((part.size for part in self.image_sizes if epoch < part.until * self.epochs), 32)
 
     @model_validator(mode="after")
     def _sizes_follow_each_other(self) -> "TrainConfig":

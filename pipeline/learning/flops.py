@@ -23,9 +23,9 @@ def training_flop(member: MemberConfig, num_images: int) -> float:
         is_frozen = config.whiten_bias_epochs is not None and epoch >= config.whiten_bias_epochs
         if is_frozen and isinstance(model, WhitenedCNN):
             model.freeze_whitening()
-        kind = (config.image_size(epoch).size, is_frozen)
+        kind = (config.image_size(epoch), is_frozen)
         if kind not in per_image:
-            per_image[kind] = _count(model, config.image_size(epoch).size, backward=True)
+            per_image[kind] = _count(model, config.image_size(epoch), backward=True)
         total += per_image[kind] * (num_images // batch_size * batch_size)
     return total
 

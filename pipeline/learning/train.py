@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.config import ImageSizeConfig, MemberConfig
+from pipeline.config import MemberConfig
 from pipeline.errors import TrainingError
 from pipeline.learning.dataset import AugmentedImages, Batch, TrainLoader, normalize
 from pipeline.learning.device import Machine
@@ -161,7 +161,8 @@ class Learner:
     def step(self, batch: Batch, lr_now: float, where: str) -> tuple[float, int]:
         """Learn from one batch; return the loss and how many images were right before it."""
         inputs = normalize(batch[0], self._machine.device)
-        inputs = _made_smaller(inputs, self._image_size)
+        if self._image_size != inputs.shape[-1]:
+            inputs = F.interpolate(inputs, self._image_size, mode="bilinear", antialias=True)
         classes = batch[1].to(self._machine.device)
         targets = classes
         if self._mixup is not None:
@@ -212,17 +213,6 @@ class Learner:
                 weight, key = name.split(".", 1)
                 state.setdefault(int(weight), {})[key] = value
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def _made_smaller(images: Tensor, wanted: ImageSizeConfig) -> Tensor:
-    """Resize images [batch, channels, height, width], or cut out a part at a place drawn from torch's generator."""
-    room = images.shape[-1] - wanted.size
-    if room == 0:
-        return images
-    if wanted.how == "resize":
-        return F.interpolate(images, wanted.size, mode="bilinear", antialias=True)
-    top, left = torch.randint(room + 1, (2,)).tolist()
-    return images[..., top : top + wanted.size, left : left + wanted.size]
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
