@@ -186,7 +186,7 @@ def _compute(config: Config, name: str, table: FoldTable, folds: Iterable[int], 
     """Add up what the trained folds of a member took: operations, and the seconds of their epochs."""
     member, sizes = config.members[name], np.bincount(table.folds)
     return {
-        "training_flop": sum(training_flop(member, int(sizes.sum() - sizes[fold])) for fold in folds),
+        "training_flop": training_flop(member, *(int(sizes.sum() - sizes[fold]) for fold in folds)),
         "training_seconds": sum(epoch["seconds"] for fold in folds for epoch in run.fold(name, fold).history()),
         "prediction_flop_per_image": prediction_flop(member, config.predict.views, 1),
     }

@@ -32,3 +32,9 @@ def test_smaller_pictures_and_a_frozen_first_layer_take_less():
 
 def test_images_that_fill_no_batch_are_not_counted():
     assert training_flop(member(batch_size=512), 1000) == training_flop(member(batch_size=512), 512)
+
+
+def test_folds_are_added_up():
+    both = training_flop(member(batch_size=512), 1000, 2000)
+
+    assert both == training_flop(member(batch_size=512), 1000) + training_flop(member(batch_size=512), 2000)

@@ -13,10 +13,11 @@ BATCH = 4  # enough for batch norm; the count is divided by it
 FULL_SIZE = 32
 
 
-def training_flop(member: MemberConfig, num_images: int) -> float:
-    """Return the operations of all epochs over so many training images, forward and backward."""
+def training_flop(member: MemberConfig, *num_images: int) -> float:
+    """Return the operations of all epochs, forward and backward; one number of training images for each fold."""
     config, model = member.train, create_model(member.model).train()
-    batch_size = min(config.batch_size, num_images)
+    batch_sizes = [min(config.batch_size, num) for num in num_images]
+    num_seen = sum(num // size * size for num, size in zip(num_images, batch_sizes, strict=True))
     per_image: dict[tuple[int, bool], float] = {}
     total = 0.0
     for epoch in range(config.epochs):
@@ -26,7 +27,7 @@ def training_flop(member: MemberConfig, num_images: int) -> float:
         kind = (config.image_size(epoch), is_frozen)
         if kind not in per_image:
             per_image[kind] = _count(model, config.image_size(epoch), backward=True)
-        total += per_image[kind] * (num_images // batch_size * batch_size)
+        total += per_image[kind] * num_seen
     return total
 
 
