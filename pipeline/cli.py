@@ -10,7 +10,8 @@ import typer
 from pipeline.errors import UserError
 from pipeline.progress import set_up_logging
 from pipeline.recipes import DEFAULT_RECIPE, RECIPES, load_config
-from pipeline.summary import describe, format_metrics
+from pipeline.runs.ledger import SUBMISSIONS
+from pipeline.summary import describe, format_comparison, format_metrics, format_upload
 
 if TYPE_CHECKING:
     from pipeline.stages import Work
@@ -153,6 +154,60 @@ def check(
     if problems:
         raise UserError(f"{file} would be refused (checked against {against}):\n  " + "\n  ".join(problems))
     print(f"{file}: good to upload (checked against {against})")
+
+
+@app.command()
+def submit(
+    file: Annotated[Path | None, typer.Argument(help="A submission; not given: the run's.")] = None,
+    run: RunOption = None,
+    input_dir: InputOption = INPUT,
+    message: Annotated[str | None, typer.Option(help="Not given: run, recipe and cross-validation.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the score.")] = True,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long to wait for the score.")] = 900,
+    again: Annotated[bool, typer.Option("--again", help="Upload a file that was uploaded before.")] = False,
+) -> None:
+    """Check a submission, upload it to Kaggle once, wait for its score, and write it in the ledger."""
+    from pipeline import stages
+
+    upload, cv = stages.submit(
+        file, run, input_dir, message=message, again=again, wait_seconds=seconds if wait else 0.0
+    )
+    print(format_upload(upload, cv))
+
+
+runs_app = typer.Typer(help="Every run with its cross-validation and its scores on Kaggle.", rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
+
+
+@runs_app.callback(invoke_without_command=True)
+def runs(
+    context: typer.Context,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    sort: Annotated[str, typer.Option(help="By which column; the best, or the newest, comes first.")] = "date",
+    only: Annotated[str, typer.Option("--filter", help="Only runs whose name, recipe or members hold this text.")] = "",
+    refresh: Annotated[bool, typer.Option("--refresh", help="First fetch scores that are missing.")] = False,
+) -> None:
+    """The ledger: every run with its recipe, cross-validation, time, and scores."""
+    if context.invoked_subcommand is not None:
+        return
+    from pipeline.runs.ledger import Ledger
+    from pipeline.runs_table import print_runs, sorted_runs
+
+    if refresh:
+        from pipeline import stages
+
+        for upload in stages.refresh_scores():
+            print(format_upload(upload, None), file=sys.stderr)
+    print_runs(sorted_runs(Ledger(SUBMISSIONS).rows(), sort, only), as_csv=as_csv, as_json=as_json)
+
+
+@runs_app.command()
+def diff(one: str, other: str) -> None:
+    """What differs between two runs: their recipes, their scores, and whether that is more than chance."""
+    from pipeline import stages
+
+    print(format_comparison(one, other, stages.compare(one, other)))
 
 
 def main() -> None:

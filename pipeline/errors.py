@@ -19,3 +19,7 @@ class RunError(UserError):
 
 class TrainingError(UserError):
     """A training that can't go on."""
+
+
+class KaggleError(UserError):
+    """Kaggle's service says no, or says nothing."""

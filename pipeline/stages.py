@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from pipeline import submitting
 from pipeline.competition import kaggle_api
 from pipeline.competition.drawn import draw_once
 from pipeline.competition.facts import CLASS_NAMES, NUM_TEST, Split
@@ -25,17 +27,16 @@ from pipeline.learning.duplicates import count_duplicates, find_groups
 from pipeline.learning.ensemble import find_temperature, find_weights
 from pipeline.learning.flops import prediction_flop, training_flop
 from pipeline.learning.folds import make_folds
-from pipeline.learning.metrics import score, score_by_class
+from pipeline.learning.metrics import paired_test, score, score_by_class
 from pipeline.learning.models import create_model
 from pipeline.learning.seeding import derive_seed
 from pipeline.predictions import Predictions, blend, join
 from pipeline.progress import log
-from pipeline.recipes import DEFAULT_RECIPE, load_config, override_config
+from pipeline.recipes import DEFAULT_RECIPE, differences, load_config, override_config
 from pipeline.rounds import predict_in_rounds
 from pipeline.runs.environment import describe_environment
 from pipeline.runs.folder import FoldTable, RunFolder
-
-SUBMISSIONS = Path("submissions")
+from pipeline.runs.ledger import SUBMISSIONS, Ledger, Upload
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Work:
     config: Config
     input_dir: Path
     run: RunFolder
+    recipe: str
+    """The recipe's name, for the ledger."""
 
     def fold_jobs(self) -> Iterator[FoldJob]:
         """Yield every fold of every member."""
@@ -58,8 +61,8 @@ def open_work(recipe: Path | None, input_dir: Path, run: str | None, overrides: 
     """Put a command's options together. A run that is there goes on with its own recipe unless another is named."""
     folder = open_run(run or (recipe or DEFAULT_RECIPE).stem)
     if recipe is None and folder.exists:
-        return Work(override_config(folder.config(), overrides), input_dir, folder)
-    return Work(load_config(recipe or DEFAULT_RECIPE, overrides), input_dir, folder)
+        return Work(override_config(folder.config(), overrides), input_dir, folder, folder.name)
+    return Work(load_config(recipe or DEFAULT_RECIPE, overrides), input_dir, folder, (recipe or DEFAULT_RECIPE).stem)
 
 
 def open_run(name: str | None) -> RunFolder:
@@ -69,7 +72,7 @@ def open_run(name: str | None) -> RunFolder:
 
 def download(input_dir: Path) -> Path:
     """Fetch Kaggle's files with the kaggle client."""
-    return kaggle_api.download(input_dir)
+    return kaggle_api.Kaggle().download(input_dir)
 
 
 def draw_demo(input_dir: Path) -> tuple[Path, Labels]:
@@ -162,15 +165,19 @@ def score_test(run: RunFolder, labels: Labels) -> dict[str, Any]:
 
 def check(file: Path, input_dir: Path) -> tuple[list[str], str]:
     """Return all that is wrong with a submission, and which test ids it was held against."""
-    run = RunFolder(file.parent.parent, file.parent.name) if (file.parent / "config.yaml").exists() else None
-    source = search_source(input_dir) if run is None else None
-    if run is not None:
-        ids, origin = run.test().ids, f"the test images of the run {run.name}"
-    elif source is not None:
-        ids, origin = source.ids("test"), f"the test images of {source.name}"
-    else:
-        ids, origin = np.arange(1, NUM_TEST + 1), "Kaggle's test images, as there is no input"
+    ids, origin = _expected_ids(file, input_dir)
     return check_submission(file, ids), f"{origin}, {len(ids):,}"
+
+
+def _expected_ids(file: Path, input_dir: Path) -> tuple[NDArray[np.int64], str]:
+    """Return the ids that a submission should have: those of its run, else of the input, else Kaggle's."""
+    if (file.parent / "config.yaml").exists():
+        run = RunFolder(file.parent.parent, file.parent.name)
+        return run.test().ids, f"the test images of the run {run.name}"
+    source = search_source(input_dir)
+    if source is not None:
+        return source.ids("test"), f"the test images of {source.name}"
+    return np.arange(1, NUM_TEST + 1), "Kaggle's test images, as there is no input"
 
 
 def how_to_upload(run: RunFolder, metrics: dict[str, Any]) -> str:
@@ -178,8 +185,67 @@ def how_to_upload(run: RunFolder, metrics: dict[str, Any]) -> str:
     num_rows = len(run.test().ids)
     if num_rows != NUM_TEST:
         return f"not for upload: it has {num_rows:,} rows, Kaggle expects one for each of {NUM_TEST:,} test images"
-    message = f"{run.name}: out of fold {metrics['blend']['accuracy']:.4f}"
-    return f"upload it: {kaggle_api.upload_command(run.submission, message)}"
+    by_client = kaggle_api.upload_command(run.submission, _upload_message(run, metrics))
+    return f"upload it: python run.py submit --run {run.name}\nor by the client alone: {by_client}"
+
+
+def submit(
+    file: Path | None, run: str | None, input_dir: Path, *, message: str | None, again: bool, wait_seconds: float
+) -> tuple[Upload, float | None]:
+    """Check a submission and upload it; return what became of it, and its run's out-of-fold accuracy."""
+    file = file or open_run(run).submission
+    folder = RunFolder(file.parent.parent, file.parent.name) if (file.parent / "config.yaml").exists() else None
+    problems, against = check(file, input_dir)
+    num_rows = len(_expected_ids(file, input_dir)[0])
+    if not problems and num_rows != NUM_TEST:
+        problems = [f"it has {num_rows:,} rows, Kaggle expects one for each of {NUM_TEST:,} test images"]
+    if problems:
+        raise InputError(f"{file} was not uploaded (checked against {against}):\n  " + "\n  ".join(problems))
+    metrics = folder.load_json("metrics.json") if folder else None
+    upload = submitting.submit(
+        kaggle_api.Kaggle(),
+        ledger(),
+        file,
+        run=folder.name if folder else "",
+        message=message or _upload_message(folder, metrics),
+        again=again,
+        wait_seconds=wait_seconds,
+    )
+    return upload, metrics["blend"]["accuracy"] if metrics else None
+
+
+def ledger() -> Ledger:
+    """Return the book of all runs and uploads."""
+    return Ledger(SUBMISSIONS)
+
+
+def refresh_scores() -> list[Upload]:
+    """Fetch the scores that are missing in the ledger."""
+    return submitting.refresh(kaggle_api.Kaggle(), ledger())
+
+
+def compare(one: str, other: str) -> dict[str, Any]:
+    """Return how two runs differ in their recipes and scores, and whether that is more than chance (McNemar)."""
+    runs = [open_run(one), open_run(other)]
+    tables, found = [run.folds() for run in runs], [_blended_out_of_fold(run) for run in runs]
+    ids = np.intersect1d(tables[0].ids, tables[1].ids)
+    classes, same_classes = (table.classes_of(ids) for table in tables)
+    if not len(ids) or not np.array_equal(classes, same_classes):
+        raise RunError(f"{one} and {other} were not trained on the same labelled images and can't be compared")
+    right = [predictions.of(ids).argmax(1) == classes for predictions in found]
+    return {
+        "recipe": differences(runs[0].config().recipe(), runs[1].config().recipe()),
+        "accuracy": [score(predictions.of(ids), classes) for predictions in found],
+        "test": paired_test(*right),
+    }
+
+
+def _upload_message(run: RunFolder | None, metrics: dict[str, Any] | None) -> str:
+    if run is None or metrics is None:
+        return "uploaded by hand"
+    low, high = metrics["blend"]["accuracy_95"]
+    recipe = run.load_json("environment.json").get("recipe", "")
+    return f"{run.name}: {recipe}, CV {metrics['blend']['accuracy']:.4f} ({low:.4f} to {high:.4f})"
 
 
 def _compute(config: Config, name: str, table: FoldTable, folds: Iterable[int], run: RunFolder) -> dict[str, float]:
@@ -217,7 +283,7 @@ def _begin_run(work: Work, stores: dict[Split, ImageStore], machine: Machine) ->
     work.run.begin(
         work.config,
         inputs | {"train_labels": labels.checksum()},
-        describe_environment(torch.get_num_threads(), machine.device.type),
+        {"recipe": work.recipe, **describe_environment(torch.get_num_threads(), machine.device.type, machine.autocast)},
     )
     if not work.run.has_folds:
         config = work.config.folds

@@ -1,7 +1,9 @@
-"""The numbers of metrics.json -> the text that `validate` prints."""
+"""Numbers -> the texts that the commands print."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pipeline.runs.ledger import Upload
 
 Scores = Mapping[str, Any]
 
@@ -40,6 +42,32 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
     if metrics["missing"]:
         lines += [f"not trained yet: {', '.join(metrics['missing'])}"]
     return "\n".join(lines)
+
+
+def format_upload(upload: Upload, cv: float | None) -> str:
+    """Say what became of an upload, beside the cross-validation."""
+    head = f"submission {upload.ref} of {upload.file}: {upload.status}"
+    scores = {"public": upload.public, "private": upload.private}
+    parts = [f"{name} {value:.4f}" for name, value in scores.items() if value is not None]
+    if cv is not None:
+        parts.append(f"out of fold {cv:.4f}")
+        parts += [f"{name} - out of fold {value - cv:+.4f}" for name, value in scores.items() if value is not None]
+    return ", ".join([head, *parts, *([upload.reason] if upload.reason else [])])
+
+
+def format_comparison(one: str, other: str, found: Mapping[str, Any]) -> str:
+    """Lay out how two runs differ."""
+    test = found["test"]
+    verdict = "more than chance would often give" if test["p_value"] < 0.05 else "no more than chance may give"
+    return "\n".join(
+        [
+            f"recipe, {one} -> {other}:",
+            *(f"  {line}" for line in found["recipe"] or ["the same"]),
+            *(f"{name}: out of fold: {describe(s)}" for name, s in zip((one, other), found["accuracy"], strict=True)),
+            f"of {test['num_images']:,} images only {one} has {test['only_first']:,} right, only {other} "
+            f"{test['only_second']:,}: McNemar's exact test p = {test['p_value']:.3g}, {verdict}",
+        ]
+    )
 
 
 def _classes(metrics: Mapping[str, Any]) -> list[str]:

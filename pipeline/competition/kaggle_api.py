@@ -1,34 +1,327 @@
-"""The only file that knows the kaggle client: download, and the command that uploads."""
+"""The only file that knows the kaggle client: download, upload, scores. Everything else sees plain values.
 
+The client's traps, and what is done here: importing it authenticates, prints and may end the process (imported late,
+its words kept back); it knows no time-outs (each call has a deadline); a failed upload raises nothing (the reference
+number is looked at); 401 says only "help" (the places of credentials are looked through). Written for kaggle 2.2.5.
+"""
+
+import contextlib
+import io
+import os
 import shlex
-import subprocess
-import sys
+import threading
+import time
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from pipeline.competition.facts import COMPETITION, ZIP_NAME
-from pipeline.errors import InputError
+from pipeline.competition.facts import COMPETITION, SAMPLE_SUBMISSION_CSV, TRAIN_LABELS_CSV, ZIP_NAME
+from pipeline.errors import KaggleError
+from pipeline.progress import log
 
-# In a process of its own: importing kaggle authenticates, prints, and may end the process.
-CLIENT = (sys.executable, "-c", "import sys; from kaggle.cli import main; sys.exit(main())")
 RULES = f"https://www.kaggle.com/c/{COMPETITION}/rules"
+MEMBERS = {"train.7z", "test.7z", TRAIN_LABELS_CSV, SAMPLE_SUBMISSION_CSV}
+ANSWER_SECONDS = 60.0  # for one call
+TRANSFER_SECONDS = 3600.0  # for a download or an upload
+PATIENCE_SECONDS = 180.0  # for a service that says "later"
+FIRST_WAIT = 2.0
+LONGEST_WAIT = 30.0
+NUM_UPLOADS = 3  # attempts, each after a look whether the one before arrived
+Answer = TypeVar("Answer")
 
 
-def download(folder: Path) -> Path:
-    """Fetch Kaggle's cifar-10.zip with the client and see that it is a whole zip. Raises InputError."""
-    path = folder / ZIP_NAME
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.exists() and zipfile.is_zipfile(path):
-        return path
-    done = subprocess.run([*CLIENT, "competitions", "download", "-c", COMPETITION, "-p", str(folder)], check=False)
-    if done.returncode != 0 or not zipfile.is_zipfile(path):
-        raise InputError(
-            f"the kaggle client did not bring {path} (it ended with status {done.returncode}; its own words stand "
-            f"above). Put an API token into ~/.kaggle (kaggle.com/settings), accept the rules on {RULES}, try again"
+@dataclass(frozen=True)
+class Score:
+    """What Kaggle says of a submission. Scores are None until there are any."""
+
+    ref: int
+    status: str
+    """pending, complete or error."""
+    public: float | None
+    private: float | None
+    reason: str
+    """Why a submission has the status error."""
+
+
+class _UnclearError(Exception):
+    """A call that broke off: it may have reached Kaggle, or not."""
+
+
+class Kaggle:
+    """The service, for one account. Every error is a KaggleError of one line."""
+
+    def __init__(
+        self,
+        *,
+        answer_seconds: float = ANSWER_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._answer_seconds, self._patience_seconds, self._sleep = answer_seconds, patience_seconds, sleep
+        self._client: Any = None
+
+    def download(self, folder: Path) -> Path:
+        """Fetch cifar-10.zip into a folder and return its path; what is there and whole is not fetched again.
+
+        It takes its name only when it is whole. What broke off goes on from where it was.
+        """
+        path = folder / ZIP_NAME
+        if path.exists() and not _faults_of(path):
+            return path
+        partial = folder / ".download"
+        partial.mkdir(parents=True, exist_ok=True)
+        self._ask_again(
+            lambda api: api.competition_download_files(COMPETITION, path=str(partial), quiet=False),
+            "the download",
+            seconds=TRANSFER_SECONDS,
+            is_loud=True,
         )
-    return path
+        fetched = partial / ZIP_NAME
+        faults = _faults_of(fetched)
+        if faults:
+            fetched.unlink(missing_ok=True)
+            raise KaggleError(f"what Kaggle sent as {ZIP_NAME} {faults}; nothing was kept, give the same command again")
+        fetched.replace(path)
+        for rest in partial.iterdir():
+            rest.unlink()
+        partial.rmdir()
+        return path
+
+    def num_allowed(self) -> int:
+        """Return how many submissions are allowed now."""
+        limits = self._ask_again(
+            lambda api: api.competition_get_submission_limits(COMPETITION), "the submission limits"
+        )
+        return int(limits.num_allowed_now or 0)
+
+    def find(self, text: str) -> Score | None:
+        """Return the newest submission whose message holds a text."""
+        found = self._ask_again(lambda api: api.competition_submissions(COMPETITION), "the list of submissions")
+        return next((_score(each) for each in found or () if each and text in (each.description or "")), None)
+
+    def score(self, ref: int) -> Score:
+        """Return what is known of a submission."""
+        return _score(self._ask_again(lambda api: api.get_submission(ref), f"the score of submission {ref}"))
+
+    def upload(self, file: Path, message: str, mark: str) -> int:
+        """Submit a file once and return Kaggle's reference number; `mark` is the part of the message that finds it.
+
+        When the connection breaks, Kaggle is asked whether the submission arrived before it is tried again.
+        """
+        for _ in range(NUM_UPLOADS):
+            try:
+                answer = self._ask(
+                    lambda api: api.competition_submit(str(file), message, COMPETITION, quiet=True), TRANSFER_SECONDS
+                )
+            except _UnclearError as broken:
+                log.info("the connection broke in the upload (%s); looking whether it arrived", broken)
+                arrived = self.find(mark)
+                if arrived is not None:
+                    return arrived.ref
+                continue
+            if answer.ref:
+                return int(answer.ref)
+            raise KaggleError(
+                f"the upload of {file} broke off ({answer.message}); Kaggle has no submission of it. Give the same "
+                "command again"
+            )
+        raise KaggleError(
+            f"the upload of {file} broke off {NUM_UPLOADS} times, and Kaggle lists no submission of it. See to the "
+            "connection, then give the same command again"
+        )
+
+    def wait(self, ref: int, seconds: float) -> Score:
+        """Return a submission's score when it has one, or what is known when the time is over."""
+        until, pause = time.monotonic() + seconds, FIRST_WAIT
+        while True:
+            score = self.score(ref)
+            if score.status != "pending" or time.monotonic() + pause > until:
+                return score
+            self._sleep(pause)
+            pause = min(2 * pause, LONGEST_WAIT)
+
+    def _ask_again(
+        self,
+        call: Callable[[Any], Answer],
+        what: str,
+        *,
+        seconds: float | None = None,
+        is_loud: bool = False,
+    ) -> Answer:
+        """Ask for something that changes nothing at Kaggle: a broken connection and "later" are tried again."""
+        began, pause = time.monotonic(), FIRST_WAIT
+        while True:
+            try:
+                return self._ask(call, seconds, is_loud=is_loud)
+            except _UnclearError as broken:
+                error, asked = broken, _retry_after(broken)
+            pause_now = pause if asked is None else asked
+            if time.monotonic() - began + pause_now > self._patience_seconds:
+                raise KaggleError(
+                    f"{what} could not be had from Kaggle in {self._patience_seconds:.0f} s ({error}). See to the "
+                    "network, or try again later; nothing was lost"
+                ) from None
+            log.info("Kaggle: %s; trying again in %.0f s", error, pause_now)
+            self._sleep(pause_now)
+            pause = min(2 * pause, LONGEST_WAIT)
+
+    def _ask(self, call: Callable[[Any], Answer], seconds: float | None = None, *, is_loud: bool = False) -> Answer:
+        """Call the client. Raises _UnclearError if there is no answer, and KaggleError for a "no"."""
+        import requests
+
+        seconds = seconds or self._answer_seconds
+        try:
+            return _within(seconds, lambda: call(self._api()), is_loud=is_loud)
+        except requests.HTTPError as error:
+            status = error.response.status_code if error.response is not None else 0
+            if status == 429 or status >= 500:
+                unclear = _UnclearError(f"it answered {status}")
+                unclear.__cause__ = error
+                raise unclear from error
+            raise KaggleError(_explain(status, _redacted(str(error)))) from None
+        except (requests.RequestException, TimeoutError, OSError) as error:
+            raise _UnclearError(_redacted(f"{type(error).__name__}: {str(error)[:200]}")) from error
+
+    def _api(self) -> Any:
+        if self._client is None:
+            _warn_of_open_keys()
+            from kaggle.api.kaggle_api_extended import KaggleApi
+
+            api = KaggleApi()
+            try:
+                api.authenticate()
+            except SystemExit:
+                raise KaggleError(_no_credentials()) from None
+            self._client = api
+        return self._client
 
 
 def upload_command(submission: Path, message: str) -> str:
     """Return the line that uploads a submission with the client."""
     return shlex.join(["kaggle", "competitions", "submit", "-c", COMPETITION, "-f", str(submission), "-m", message])
+
+
+def _within(seconds: float, call: Callable[[], Answer], *, is_loud: bool) -> Answer:
+    """Run a call in a thread that is left behind when its time is over: the client itself would wait for ever."""
+    result: list[Answer] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(call())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    quiet = contextlib.nullcontext() if is_loud else contextlib.redirect_stdout(io.StringIO())
+    with quiet:
+        thread.start()
+        thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer in {seconds:.0f} s")
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+def _faults_of(path: Path) -> str:
+    """Say what is wrong with a download, in words that follow its name; nothing if it is whole."""
+    if not path.exists():
+        return "did not arrive"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            missing = MEMBERS - set(archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return "is no whole zip"
+    return f"lacks {', '.join(sorted(missing))}" if missing else ""
+
+
+def _score(submission: Any) -> Score:
+    status = submission.status.name.rsplit("_", 1)[-1].lower() if submission.status is not None else "pending"
+
+    def number(text: Any) -> float | None:
+        try:
+            return float(text)
+        except (TypeError, ValueError):
+            return None
+
+    public, private = number(submission.public_score), number(submission.private_score)
+    return Score(int(submission.ref), status, public, private, submission.error_description or "")
+
+
+def _retry_after(unclear: _UnclearError) -> float | None:
+    """Return the seconds that the service asks to wait, if it says so."""
+    response = getattr(unclear.__cause__, "response", None)
+    text = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(text) if text.isdigit() else None
+
+
+def _explain(status: int, words: str) -> str:
+    if status == 401:
+        shadow = _shadowing_token()
+        hint = (
+            f" The token in {shadow} is asked before any key, and shadows it; remove it if it has expired."
+            if shadow
+            else ""
+        )
+        return (
+            f"Kaggle refuses the credentials (401: {words}): the token or key is wrong or has expired. Make a new one "
+            f"on https://www.kaggle.com/settings.{hint}"
+        )
+    if status == 403:
+        return f"Kaggle refuses (403: {words}). Accept the competition's rules in a browser: {RULES}"
+    if status == 404:
+        return f"Kaggle does not find it (404: {words}): the competition {COMPETITION} is closed, or has another name"
+    if "limit" in words.lower():
+        return f"{words} (Kaggle, {status}). {LIMIT_OPENS}"
+    return f"Kaggle refuses ({status}: {words})"
+
+
+LIMIT_OPENS = "The daily limit begins anew at 00:00 UTC"
+
+
+def _kaggle_folders() -> list[Path]:
+    home = Path.home()
+    wanted = os.environ.get("KAGGLE_CONFIG_DIR")
+    xdg = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"
+    return [*([Path(wanted)] if wanted else []), home / ".kaggle", xdg]
+
+
+def _no_credentials() -> str:
+    looked_at = [str(folder / "kaggle.json") for folder in _kaggle_folders()]
+    looked_at += [str(Path.home() / ".kaggle" / name) for name in ("access_token", "credentials.json")]
+    return (
+        "there are no Kaggle credentials. Make a token on https://www.kaggle.com/settings and give it in one of these "
+        "ways: the variable KAGGLE_API_TOKEN; the file ~/.kaggle/access_token; the variables KAGGLE_USERNAME and "
+        "KAGGLE_KEY; the file ~/.kaggle/kaggle.json; `kaggle auth login`. Looked at: " + ", ".join(looked_at)
+    )
+
+
+def _shadowing_token() -> str:
+    """Name the access token that the client sends in place of a key, if there is one."""
+    if os.environ.get("KAGGLE_API_TOKEN"):
+        return "the variable KAGGLE_API_TOKEN"
+    files = (Path.home() / ".kaggle" / name for name in ("access_token", "access_token.txt"))
+    return next((str(file) for file in files if file.exists()), "")
+
+
+def _warn_of_open_keys() -> None:
+    names = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
+    for file in (folder / name for folder in _kaggle_folders() for name in names):
+        if file.exists() and file.stat().st_mode & 0o077:
+            log.warning("%s can be read by other users of this machine: chmod 600 %s", file, file)
+
+
+def _redacted(text: str) -> str:
+    """Take credentials out of a text: a server or a library may have put them in."""
+    secrets = [os.environ.get(name, "") for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN")]
+    for folder in _kaggle_folders():
+        for name in ("kaggle.json", "access_token", "access_token.txt"):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                secrets += (folder / name).read_text(encoding="utf-8").replace('"', " ").split()
+    for secret in secrets:
+        if len(secret) >= 16:
+            text = text.replace(secret, "***")
+    return text

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
 Probabilities = NDArray[np.float32]
@@ -49,3 +50,14 @@ def score_by_class(probabilities: Probabilities, classes: Classes, names: Sequen
         for index, (name, row) in enumerate(zip(names, matrix, strict=True))
     }
     return {"per_class": per_class, "confusion": matrix.tolist()}
+
+
+def paired_test(right: NDArray[np.bool_], other_right: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return McNemar's exact test for two models on the same images [N], each told whether it was right.
+
+    Only images on which one was right and the other wrong count; without a true difference they fall either way with
+    the same chance.
+    """
+    only_one, only_other = int((right & ~other_right).sum()), int((~right & other_right).sum())
+    p_value = binomtest(only_one, only_one + only_other).pvalue if only_one + only_other else 1.0
+    return {"num_images": len(right), "only_first": only_one, "only_second": only_other, "p_value": float(p_value)}

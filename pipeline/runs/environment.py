@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ PACKAGES = (
 )
 
 
-def describe_environment(num_threads: int, device: str) -> dict[str, Any]:
-    """Return versions, processor, threads and the project's commit; no names of users, hosts or paths."""
+def describe_environment(num_threads: int, device: str, autocast: bool) -> dict[str, Any]:
+    """Return date, versions, processor, threads, precision and commit; no names of users, hosts or paths."""
     return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "device": device,
         "num_threads": num_threads,
+        "precision": "bf16" if autocast else "float32",
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
     }
