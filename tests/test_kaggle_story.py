@@ -49,7 +49,7 @@ def world(zip_folder, tmp_path_factory):
         environment = {
             **kept,
             "HOME": str(home),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]]),
             "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
             "http_proxy": server.url,
         }
@@ -118,7 +118,7 @@ def test_a_late_score_is_fetched_by_the_ledger(world):
 
 
 def test_a_wrong_key_is_one_line_and_no_traceback(world):
-    folder, server, call = world
+    _, server, call = world
     server.faults["GetSubmissionLimits"] = [Answer(401, "Unauthorized")]
     done = call("submit", "other.csv", "--again")
 
