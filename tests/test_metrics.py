@@ -1,8 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pipeline.learning.metrics import accuracy_interval, score, score_by_class
+from pipeline.learning.metrics import accuracy_interval, paired_test, score, score_by_class
 
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]], np.float32)
 CLASSES = np.array([0, 1, 1, 2])
@@ -29,3 +31,13 @@ def test_classes_and_confusion_by_hand():
     assert found["confusion"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     assert {name: part["accuracy"] for name, part in found["per_class"].items()} == {"a": 1.0, "b": 0.5, "c": 1.0}
     assert found["per_class"]["b"]["num_images"] == 2
+
+
+def test_two_models_are_compared_by_the_images_on_which_they_differ():
+    both, one, other = np.ones(100, bool), np.ones(12, bool), np.ones(3, bool)
+    right, other_right = np.concatenate([both, one, ~other]), np.concatenate([both, ~one, other])
+    found = paired_test(right, other_right)
+
+    assert (found["num_images"], found["only_first"], found["only_second"]) == (115, 12, 3)
+    assert found["p_value"] == pytest.approx(2 * sum(math.comb(15, k) for k in range(4)) / 2**15)
+    assert paired_test(right, right)["p_value"] == 1.0

@@ -15,7 +15,7 @@ from pipeline.stages import DEFAULT_RECIPE, how_to_upload, open_work
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunFolder(Path("submissions"), "mine")
-    run.begin(Config(seed=7), {}, {})
+    run.begin(Config(seed=7), {}, {"recipe": "the recipe"})
     return run
 
 
@@ -23,9 +23,10 @@ def test_a_full_submission_comes_with_the_line_that_uploads_it(run):
     ids = np.arange(1, 300_001)
     run.save_test(Predictions(ids, np.full((len(ids), 2), 0.5, np.float32)), np.ones(len(ids), np.int64))
 
-    assert how_to_upload(run, {"blend": {"accuracy": 0.91234}}) == (
-        "upload it: kaggle competitions submit -c cifar-10 -f submissions/mine/submission.csv "
-        "-m 'mine: out of fold 0.9123'"
+    assert how_to_upload(run, {"blend": {"accuracy": 0.91234, "accuracy_95": (0.90987, 0.9148)}}) == (
+        "upload it: python run.py submit --run mine\n"
+        "or by the client alone: kaggle competitions submit -c cifar-10 -f submissions/mine/submission.csv "
+        "-m 'mine: the recipe, CV 0.9123 (0.9099 to 0.9148)'"
     )
 
 
