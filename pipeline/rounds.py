@@ -81,7 +81,10 @@ def predict_in_rounds(
         if number + 1 < len(rounds) and selective is not None:
             left = selective.max_passes * num_images - float(passes.sum())
             max_open = max(0, int(left / num_passes(rounds[number + 1])))
-            rows = rows[still_open(blended[rows], limits[number], max_open)]
+            wanted = still_open(blended[rows], limits[number], len(rows))
+            given = still_open(blended[rows], limits[number], max_open)
+            account["rounds"][-1]["refused_by_cap"] = int(wanted.sum() - given.sum())
+            rows = rows[given]
     account["mean_passes"] = float(passes.mean())
     log.info("%s", describe_account(account, num_images))
     return TestPredictions(Predictions(store.ids, blended), passes, account)
@@ -99,8 +102,13 @@ def describe_account(account: Mapping[str, Any], num_images: int) -> str:
     return (
         f"passes (fold x view) of the test images: {', '.join(texts)}, a sample of {account['sample']:,} all "
         f"{everything}; {mean_passes:.2f} on average, {everything / mean_passes:.1f} times fewer than all; "
-        f"expected loss of accuracy {account['expected_loss']:.5f}"
+        f"expected loss of accuracy {account['expected_loss']:.5f}" + _describe_cap(account)
     )
+
+
+def _describe_cap(account: Mapping[str, Any]) -> str:
+    refused = sum(asked.get("refused_by_cap", 0) for asked in account["rounds"])
+    return f", and more for {refused:,} images that the cap on passes left as they were" if refused else ""
 
 
 def _find_limits(

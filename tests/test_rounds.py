@@ -83,6 +83,7 @@ def test_few_passes_give_nearly_the_same_answers(tmp_path):
 
     assert lost < 0.005
     assert found.account["expected_loss"] <= 0.001
+    assert {asked.get("refused_by_cap", 0) for asked in found.account["rounds"]} == {0}
     assert found.passes.mean() < 36 / 2
     assert found.passes.mean() == found.account["mean_passes"]
     assert (found.passes == 36).sum() >= 400
@@ -97,6 +98,7 @@ def test_the_cap_holds_whatever_is_lost(tmp_path, cap):
     found = predict(tmp_path, sample=400, max_loss=0.0, max_passes=cap)
 
     assert cap - 1 < found.passes.mean() <= cap
+    assert sum(asked.get("refused_by_cap", 0) for asked in found.account["rounds"]) > 0
 
 
 def test_no_round_is_begun_without_images(tmp_path):
