@@ -155,7 +155,7 @@ class SelectiveConfig(Strict):
 
     max_loss: float = Field(0.0005, ge=0, le=1)
     """The accuracy that may be lost by it, as expected for images like the held-out ones."""
-    max_passes: float = Field(6.0, gt=0)
+    max_passes: float = Field(8.0, gt=0)
     """At most so many passes on average, whatever is lost: the test images may be stranger than the training images."""
     sample: int = Field(2000, ge=10)
     """Test images that get everything, to find out which others need it."""
