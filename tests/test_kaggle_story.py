@@ -15,6 +15,7 @@ from pipeline.competition.facts import ZIP_NAME
 
 pytestmark = pytest.mark.slow
 
+KEY = "0123456789abcdef0123456789abcdef"
 RECIPE = """
 members:
   net:
@@ -40,7 +41,7 @@ def world(zip_folder, tmp_path_factory):
     home = folder / "home"
     (home / ".kaggle").mkdir(parents=True)
     key = home / ".kaggle" / "kaggle.json"
-    key.write_text(json.dumps({"username": "somebody", "key": "0123456789abcdef0123456789abcdef"}))
+    key.write_text(json.dumps({"username": "somebody", "key": KEY}))
     key.chmod(0o600)
     (folder / "tiny.yaml").write_text(RECIPE)
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
@@ -125,6 +126,20 @@ def test_a_wrong_key_is_one_line_and_no_traceback(world):
     assert done.returncode == 1
     assert done.stderr.startswith("error: Kaggle refuses the credentials (401: Unauthorized)")
     assert "Traceback" not in done.stderr
+
+
+def test_the_key_is_in_no_file_and_on_no_screen(world):
+    folder, server, call = world
+    said = call("runs", "--refresh")
+    server.faults["GetSubmissionLimits"] = [Answer(403, f"{KEY} may not")]
+    refused = call("submit", "other.csv", "--again")
+    written = [path for path in folder.joinpath("submissions").rglob("*") if path.is_file()]
+
+    assert refused.returncode == 1
+    assert "*** may not" in refused.stderr
+    assert len(written) > 5
+    assert not any(KEY.encode() in path.read_bytes() for path in written)
+    assert KEY not in said.stdout + said.stderr + refused.stdout + refused.stderr
 
 
 def test_two_runs_are_compared(world):

@@ -24,7 +24,8 @@ from pipeline.progress import log
 RULES = f"https://www.kaggle.com/c/{COMPETITION}/rules"
 MEMBERS = {"train.7z", "test.7z", TRAIN_LABELS_CSV, SAMPLE_SUBMISSION_CSV}
 ANSWER_SECONDS = 60.0  # for one call
-TRANSFER_SECONDS = 3600.0  # for a download or an upload
+DOWNLOAD_SECONDS = 6 * 3600.0
+UPLOAD_SECONDS = 600.0  # 4 MB
 PATIENCE_SECONDS = 180.0  # for a service that says "later"
 FIRST_WAIT = 2.0
 LONGEST_WAIT = 30.0
@@ -75,7 +76,7 @@ class Kaggle:
         self._ask_again(
             lambda api: api.competition_download_files(COMPETITION, path=str(partial), quiet=False),
             "the download",
-            seconds=TRANSFER_SECONDS,
+            seconds=DOWNLOAD_SECONDS,
             is_loud=True,
         )
         fetched = partial / ZIP_NAME
@@ -113,7 +114,7 @@ class Kaggle:
         for _ in range(NUM_UPLOADS):
             try:
                 answer = self._ask(
-                    lambda api: api.competition_submit(str(file), message, COMPETITION, quiet=True), TRANSFER_SECONDS
+                    lambda api: api.competition_submit(str(file), message, COMPETITION, quiet=True), UPLOAD_SECONDS
                 )
             except _UnclearError as broken:
                 log.info("the connection broke in the upload (%s); looking whether it arrived", broken)
