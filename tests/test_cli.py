@@ -59,7 +59,7 @@ def test_prepare_prints_where_the_images_are(cli, tmp_path, zip_folder):
         (["all", "--set", "folds.numfolds=3"], "unknown key 'folds.numfolds'; did you mean 'num_folds'?"),
         (["validate", "--run", "nothing"], "error: there is no run nothing in submissions"),
         (["check", "nothing.csv"], "error: nothing.csv can't be read: No such file or directory"),
-        (["train", "--fold", "7", "--input", "nowhere"], "error: --fold 7: the recipe has the folds 0 to 4"),
+        (["train", "--fold", "7", "--input", "nowhere"], "error: --fold 7: the recipe has the folds 0 to 2"),
         (["all", "--run", "a/b"], "error: --run 'a/b': a run's name"),
     ],
     ids=["no input", "no recipe", "typo", "no run", "no file", "no fold", "run name"],
