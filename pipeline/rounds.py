@@ -13,6 +13,7 @@ from pipeline.jobs import FoldJob
 from pipeline.learning.device import Machine
 from pipeline.learning.selective import (
     Round,
+    StopRule,
     find_stop_rule,
     margins,
     num_passes,
@@ -55,16 +56,17 @@ def predict_in_rounds(
     """
     panel = _Panel(jobs, ensemble, store, machine)
     account: dict[str, Any] = {"rounds": []}
-    limits: Sequence[float] = ()
+    rule = StopRule((), 0.0)
     num_images, sample_size = len(store.ids), selective.sample if selective else 0
     if selective is None or num_images < MIN_TEST_IMAGES * sample_size:
         rounds = plan_everything(len(panel.jobs), panel.views)
         sample = np.empty(0, np.int64)
-        account["passes_of_everything"] = num_passes(rounds[0])
     else:
         rounds = plan_rounds(len(panel.jobs), panel.views)
         sample = np.sort(np.random.default_rng(seed).permutation(num_images)[:sample_size])
-        limits = _find_limits(panel, rounds, sample, selective, held_out, account)
+        rule = _find_rule(panel, rounds, sample, selective.max_loss, held_out)
+        account |= {"sample": len(sample), "margins": list(rule.margins), "expected_loss": rule.expected_loss}
+    account["passes_of_everything"] = sum(num_passes(asked) for asked in rounds)
     blended = np.empty((num_images, held_out.probabilities.shape[1]), np.float32)
     passes = np.zeros(num_images, np.int64)
     if len(sample):
@@ -81,8 +83,8 @@ def predict_in_rounds(
         if number + 1 < len(rounds) and selective is not None:
             left = selective.max_passes * num_images - float(passes.sum())
             max_open = max(0, int(left / num_passes(rounds[number + 1])))
-            wanted = still_open(blended[rows], limits[number], len(rows))
-            given = still_open(blended[rows], limits[number], max_open)
+            wanted = still_open(blended[rows], rule.margins[number], len(rows))
+            given = still_open(blended[rows], rule.margins[number], max_open)
             account["rounds"][-1]["refused_by_cap"] = int(wanted.sum() - given.sum())
             rows = rows[given]
     account["mean_passes"] = float(passes.mean())
@@ -111,14 +113,9 @@ def _describe_cap(account: Mapping[str, Any]) -> str:
     return f", and more for {refused:,} images that the cap on passes left as they were" if refused else ""
 
 
-def _find_limits(
-    panel: "_Panel",
-    rounds: Sequence[Round],
-    sample: NDArray[np.int64],
-    selective: SelectiveConfig,
-    held_out: Predictions,
-    account: dict[str, Any],
-) -> Sequence[float]:
+def _find_rule(
+    panel: "_Panel", rounds: Sequence[Round], sample: NDArray[np.int64], max_loss: float, held_out: Predictions
+) -> StopRule:
     """Ask everything about a sample, and find the margins at which an image may stop."""
     ids = panel.store.ids[sample]
     for number, asked in enumerate(rounds):
@@ -126,14 +123,7 @@ def _find_limits(
     after_rounds = [panel.estimate(SAMPLE, rounds[: number + 1], ids) for number in range(len(rounds))]
     # The held-out images know one fold each, so they are compared with what one fold says of the sample.
     weights = weights_like(margins(held_out.probabilities), margins(panel.first_fold(rounds, ids)))
-    rule = find_stop_rule(after_rounds, selective.max_loss, weights)
-    account |= {
-        "sample": len(sample),
-        "margins": list(rule.margins),
-        "expected_loss": rule.expected_loss,
-        "passes_of_everything": sum(num_passes(asked) for asked in rounds),
-    }
-    return rule.margins
+    return find_stop_rule(after_rounds, max_loss, weights)
 
 
 class _Panel:

@@ -171,8 +171,8 @@ def check(file: Path, input_dir: Path) -> tuple[list[str], str]:
 
 def _expected_ids(file: Path, input_dir: Path) -> tuple[NDArray[np.int64], str]:
     """Return the ids that a submission should have: those of its run, else of the input, else Kaggle's."""
-    if (file.parent / "config.yaml").exists():
-        run = RunFolder(file.parent.parent, file.parent.name)
+    run = _run_of(file)
+    if run is not None:
         return run.test().ids, f"the test images of the run {run.name}"
     source = search_source(input_dir)
     if source is not None:
@@ -180,11 +180,23 @@ def _expected_ids(file: Path, input_dir: Path) -> tuple[NDArray[np.int64], str]:
     return np.arange(1, NUM_TEST + 1), "Kaggle's test images, as there is no input"
 
 
+def _run_of(file: Path) -> RunFolder | None:
+    """Return the run in whose folder a submission lies."""
+    return RunFolder(file.parent.parent, file.parent.name) if (file.parent / "config.yaml").exists() else None
+
+
+def _wrong_size(num_rows: int) -> str:
+    """Say why Kaggle would not take a whole submission of so many rows; nothing if it would."""
+    if num_rows == NUM_TEST:
+        return ""
+    return f"it has {num_rows:,} rows, Kaggle expects one for each of {NUM_TEST:,} test images"
+
+
 def how_to_upload(run: RunFolder, metrics: dict[str, Any]) -> str:
     """Return the line that uploads a run's submission with the kaggle client, or why Kaggle would not take it."""
-    num_rows = len(run.test().ids)
-    if num_rows != NUM_TEST:
-        return f"not for upload: it has {num_rows:,} rows, Kaggle expects one for each of {NUM_TEST:,} test images"
+    wrong_size = _wrong_size(len(run.test().ids))
+    if wrong_size:
+        return f"not for upload: {wrong_size}"
     by_client = kaggle_api.upload_command(run.submission, _upload_message(run, metrics))
     return f"upload it: python run.py submit --run {run.name}\nor by the client alone: {by_client}"
 
@@ -194,12 +206,12 @@ def submit(
 ) -> tuple[Upload, float | None]:
     """Check a submission and upload it; return what became of it, and its run's out-of-fold accuracy."""
     file = file or open_run(run).submission
-    folder = RunFolder(file.parent.parent, file.parent.name) if (file.parent / "config.yaml").exists() else None
-    problems, against = check(file, input_dir)
-    num_rows = len(_expected_ids(file, input_dir)[0])
-    if not problems and num_rows != NUM_TEST:
-        problems = [f"it has {num_rows:,} rows, Kaggle expects one for each of {NUM_TEST:,} test images"]
+    folder = _run_of(file)
+    ids, origin = _expected_ids(file, input_dir)
+    wrong_size = _wrong_size(len(ids))
+    problems = check_submission(file, ids) or ([wrong_size] if wrong_size else [])
     if problems:
+        against = f"{origin}, {len(ids):,}"
         raise InputError(f"{file} was not uploaded (checked against {against}):\n  " + "\n  ".join(problems))
     metrics = folder.load_json("metrics.json") if folder else None
     upload = submitting.submit(

@@ -1,12 +1,14 @@
 """A checked submission -> Kaggle, once, and its scores -> the ledger."""
 
 import hashlib
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.competition.kaggle_api import LIMIT_OPENS, Kaggle, Score
 from pipeline.errors import KaggleError
-from pipeline.runs.ledger import Ledger, Upload, scored
+from pipeline.runs.ledger import Ledger, Upload
+from pipeline.summary import describe_scores
 
 
 def submit(
@@ -18,17 +20,20 @@ def submit(
     Raises KaggleError also for a score that is an error, or that did not come in time.
     """
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    earlier = [upload for upload in ledger.uploads() if upload.sha256 == digest]
+    earlier = ledger.of_file(digest)
     upload = earlier[-1] if earlier else None
     if upload is not None and upload.ref is None:
         upload = _found(kaggle, upload)
         ledger.keep(upload)
-    if upload is not None and upload.ref is not None and upload.status != "pending" and not again:
-        raise KaggleError(
-            f"{file} was uploaded on {upload.date} as submission {upload.ref} ({describe_upload(upload)}); "
-            "--again uploads it once more"
-        )
-    if upload is None or upload.ref is None or (again and upload.status != "pending"):
+    if upload is not None and upload.ref is not None and upload.status != "pending":
+        if not again:
+            without_score = upload.reason or ("no score" if upload.status == "complete" else upload.status)
+            raise KaggleError(
+                f"{file} was uploaded on {upload.date} as submission {upload.ref} "
+                f"({', '.join(describe_scores(upload)) or without_score}); --again uploads it once more"
+            )
+        upload = None
+    if upload is None or upload.ref is None:
         upload = _send(kaggle, ledger, file, digest, run, message, len(earlier))
     assert upload.ref is not None
     if wait_seconds:
@@ -59,14 +64,6 @@ def refresh(kaggle: Kaggle, ledger: Ledger) -> list[Upload]:
     return news
 
 
-def describe_upload(upload: Upload) -> str:
-    """Say an upload's scores, or what is known in their place."""
-    if upload.status != "complete":
-        return upload.reason or upload.status
-    shown = {"public": upload.public, "private": upload.private}
-    return ", ".join(f"{name} {value:.4f}" for name, value in shown.items() if value is not None) or "no score"
-
-
 def _send(kaggle: Kaggle, ledger: Ledger, file: Path, digest: str, run: str, message: str, num_earlier: int) -> Upload:
     if kaggle.num_allowed() < 1:
         raise KaggleError(f"Kaggle allows no more submissions now; {file} was not uploaded. {LIMIT_OPENS}")
@@ -74,7 +71,7 @@ def _send(kaggle: Kaggle, ledger: Ledger, file: Path, digest: str, run: str, mes
     upload = Upload(digest, run, str(file), f"{message} {mark}", datetime.now(UTC).isoformat(timespec="seconds"))
     ledger.keep(upload)
     ref = kaggle.upload(file, upload.message, mark)
-    upload = scored(upload, ref, "pending", None, None, "")
+    upload = replace(upload, ref=ref, status="pending")
     ledger.keep(upload)
     return upload
 
@@ -86,4 +83,5 @@ def _found(kaggle: Kaggle, upload: Upload) -> Upload:
 
 
 def _with_score(upload: Upload, score: Score) -> Upload:
-    return scored(upload, score.ref, score.status, score.public, score.private, score.reason)
+    """Return an upload with what Kaggle says of it; both use the same names for the same things."""
+    return replace(upload, **asdict(score))

@@ -44,15 +44,23 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def describe_scores(upload: Upload) -> list[str]:
+    """Say the scores that an upload has."""
+    return [f"{name} {value:.4f}" for name, value in _scores(upload).items()]
+
+
 def format_upload(upload: Upload, cv: float | None) -> str:
     """Say what became of an upload, beside the cross-validation."""
-    head = f"submission {upload.ref} of {upload.file}: {upload.status}"
-    scores = {"public": upload.public, "private": upload.private}
-    parts = [f"{name} {value:.4f}" for name, value in scores.items() if value is not None]
+    parts = [f"submission {upload.ref} of {upload.file}: {upload.status}", *describe_scores(upload)]
     if cv is not None:
         parts.append(f"out of fold {cv:.4f}")
-        parts += [f"{name} - out of fold {value - cv:+.4f}" for name, value in scores.items() if value is not None]
-    return ", ".join([head, *parts, *([upload.reason] if upload.reason else [])])
+        parts += [f"{name} - out of fold {value - cv:+.4f}" for name, value in _scores(upload).items()]
+    return ", ".join([*parts, *([upload.reason] if upload.reason else [])])
+
+
+def _scores(upload: Upload) -> dict[str, float]:
+    both = {"public": upload.public, "private": upload.private}
+    return {name: value for name, value in both.items() if value is not None}
 
 
 def format_comparison(one: str, other: str, found: Mapping[str, Any]) -> str:

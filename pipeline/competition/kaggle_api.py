@@ -7,7 +7,6 @@ number is looked at); 401 says only "help" (the places of credentials are looked
 
 import contextlib
 import io
-import os
 import shlex
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.competition.facts import COMPETITION, SAMPLE_SUBMISSION_CSV, TRAIN_LABELS_CSV, ZIP_NAME
+from pipeline.competition.kaggle_credentials import no_credentials, redacted, shadowing_token, warn_of_open_keys
 from pipeline.errors import KaggleError
 from pipeline.progress import log
 
@@ -29,6 +29,7 @@ UPLOAD_SECONDS = 600.0  # 4 MB
 PATIENCE_SECONDS = 180.0  # for a service that says "later"
 FIRST_WAIT = 2.0
 LONGEST_WAIT = 30.0
+LIMIT_OPENS = "The daily limit begins anew at 00:00 UTC"
 NUM_UPLOADS = 3  # attempts, each after a look whether the one before arrived
 Answer = TypeVar("Answer")
 
@@ -178,23 +179,21 @@ class Kaggle:
         except requests.HTTPError as error:
             status = error.response.status_code if error.response is not None else 0
             if status == 429 or status >= 500:
-                unclear = _UnclearError(f"it answered {status}")
-                unclear.__cause__ = error
-                raise unclear from error
-            raise KaggleError(_explain(status, _redacted(str(error)))) from None
+                raise _UnclearError(f"it answered {status}") from error
+            raise KaggleError(_explain(status, redacted(str(error)))) from None
         except (requests.RequestException, TimeoutError, OSError) as error:
-            raise _UnclearError(_redacted(f"{type(error).__name__}: {str(error)[:200]}")) from error
+            raise _UnclearError(redacted(f"{type(error).__name__}: {str(error)[:200]}")) from error
 
     def _api(self) -> Any:
         if self._client is None:
-            _warn_of_open_keys()
+            warn_of_open_keys()
             from kaggle.api.kaggle_api_extended import KaggleApi
 
             api = KaggleApi()
             try:
                 api.authenticate()
             except SystemExit:
-                raise KaggleError(_no_credentials()) from None
+                raise KaggleError(no_credentials()) from None
             self._client = api
         return self._client
 
@@ -261,7 +260,7 @@ def _retry_after(unclear: _UnclearError) -> float | None:
 
 def _explain(status: int, words: str) -> str:
     if status == 401:
-        shadow = _shadowing_token()
+        shadow = shadowing_token()
         hint = (
             f" The token in {shadow} is asked before any key, and shadows it; remove it if it has expired."
             if shadow
@@ -278,51 +277,3 @@ def _explain(status: int, words: str) -> str:
     if "limit" in words.lower():
         return f"{words} (Kaggle, {status}). {LIMIT_OPENS}"
     return f"Kaggle refuses ({status}: {words})"
-
-
-LIMIT_OPENS = "The daily limit begins anew at 00:00 UTC"
-
-
-def _kaggle_folders() -> list[Path]:
-    home = Path.home()
-    wanted = os.environ.get("KAGGLE_CONFIG_DIR")
-    xdg = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"
-    return [*([Path(wanted)] if wanted else []), home / ".kaggle", xdg]
-
-
-def _no_credentials() -> str:
-    looked_at = [str(folder / "kaggle.json") for folder in _kaggle_folders()]
-    looked_at += [str(Path.home() / ".kaggle" / name) for name in ("access_token", "credentials.json")]
-    return (
-        "there are no Kaggle credentials. Make a token on https://www.kaggle.com/settings and give it in one of these "
-        "ways: the variable KAGGLE_API_TOKEN; the file ~/.kaggle/access_token; the variables KAGGLE_USERNAME and "
-        "KAGGLE_KEY; the file ~/.kaggle/kaggle.json; `kaggle auth login`. Looked at: " + ", ".join(looked_at)
-    )
-
-
-def _shadowing_token() -> str:
-    """Name the access token that the client sends in place of a key, if there is one."""
-    if os.environ.get("KAGGLE_API_TOKEN"):
-        return "the variable KAGGLE_API_TOKEN"
-    files = (Path.home() / ".kaggle" / name for name in ("access_token", "access_token.txt"))
-    return next((str(file) for file in files if file.exists()), "")
-
-
-def _warn_of_open_keys() -> None:
-    names = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
-    for file in (folder / name for folder in _kaggle_folders() for name in names):
-        if file.exists() and file.stat().st_mode & 0o077:
-            log.warning("%s can be read by other users of this machine: chmod 600 %s", file, file)
-
-
-def _redacted(text: str) -> str:
-    """Take credentials out of a text: a server or a library may have put them in."""
-    secrets = [os.environ.get(name, "") for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN")]
-    for folder in _kaggle_folders():
-        for name in ("kaggle.json", "access_token", "access_token.txt"):
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                secrets += (folder / name).read_text(encoding="utf-8").replace('"', " ").split()
-    for secret in secrets:
-        if len(secret) >= 16:
-            text = text.replace(secret, "***")
-    return text

@@ -4,7 +4,7 @@ import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,9 @@ class Ledger:
         except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{self._path} can't be read ({error}); mend it, or move it away to begin another") from None
 
-    def of_file(self, sha256: str) -> Upload | None:
-        """Return the newest upload of a file, by its SHA-256."""
-        return next((upload for upload in reversed(self.uploads()) if upload.sha256 == sha256), None)
+    def of_file(self, sha256: str) -> list[Upload]:
+        """Return the uploads of a file, by its SHA-256, the oldest first."""
+        return [upload for upload in self.uploads() if upload.sha256 == sha256]
 
     def keep(self, upload: Upload) -> None:
         """Write an upload down in place of what stood there of it; its message is like no other's."""
@@ -92,11 +92,6 @@ class Ledger:
         with (self._submissions / ".ledger.lock").open("a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def scored(upload: Upload, ref: int, status: str, public: float | None, private: float | None, reason: str) -> Upload:
-    """Return an upload with what Kaggle says of it."""
-    return replace(upload, ref=ref, status=status, public=public, private=private, reason=reason)
 
 
 def _row(folder: Path, uploads: Sequence[Upload]) -> Row:
