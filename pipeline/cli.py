@@ -63,6 +63,7 @@ def all_(
     work = stages.open_work(recipe, input_dir, run, overrides or ())
     stages.train(work)
     _predict(work)
+    _report(work)
 
 
 @app.command()
@@ -80,6 +81,7 @@ def demo(run: RunOption = "demo", overrides: SetOption = None) -> None:
     stages.train(work)
     _predict(work)
     print(f"accuracy on the drawn test images that count: {describe(stages.score_test(work.run, labels))}")
+    _report(work)
 
 
 @app.command()
@@ -140,6 +142,18 @@ def predict(
     from pipeline import stages
 
     _predict(stages.open_work(recipe, input_dir, run, overrides or ()))
+
+
+@app.command()
+def report(
+    run: RunOption = None,
+    input_dir: InputOption = INPUT,
+    every: Annotated[bool, typer.Option("--all", help="One page over all runs, submissions/index.html.")] = False,
+) -> None:
+    """Write a run's report.html: scores, curves, confusion, errors, doubtful labels, test images."""
+    from pipeline import stages
+
+    print(stages.report_all() if every else stages.report(stages.open_run(run), input_dir))
 
 
 @app.command()
@@ -238,3 +252,9 @@ def _predict(work: "Work") -> None:
     print(f"run: {work.run.path}")
     print(f"submission, checked: {work.run.submission}")
     print(stages.how_to_upload(work.run, metrics))
+
+
+def _report(work: "Work") -> None:
+    from pipeline import stages
+
+    print(f"report: {stages.report(work.run, work.input_dir)}")

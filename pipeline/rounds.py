@@ -27,7 +27,7 @@ from pipeline.progress import log
 
 MIN_TEST_IMAGES = 5  # times the sample; with fewer the sample costs more than it saves
 SMALLEST_WEIGHT = 1e-6  # below it a member changes nothing and is not asked
-SAMPLE = "sample"
+SAMPLE, ROUND = "sample", "round"  # the names under which nets' answers are kept
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def predict_in_rounds(
     for number, asked in enumerate(rounds):
         if not len(rows):
             break
-        panel.ask(asked, f"round_{number}", rows)
-        blended[rows] = panel.estimate("round", rounds[: number + 1], store.ids[rows])
+        panel.ask(asked, f"{ROUND}_{number}", rows)
+        blended[rows] = panel.estimate(ROUND, rounds[: number + 1], store.ids[rows])
         passes[rows] += num_passes(asked)
         account["rounds"].append({"passes": num_passes(asked), "images": len(rows)})
         if number + 1 < len(rounds) and selective is not None:
@@ -88,6 +88,8 @@ def predict_in_rounds(
             account["rounds"][-1]["refused_by_cap"] = int(wanted.sum() - given.sum())
             rows = rows[given]
     account["mean_passes"] = float(passes.mean())
+    name, seen = (SAMPLE, sample) if len(sample) else (ROUND, np.arange(num_images))
+    account["agreement"] = panel.agreement(name, rounds, store.ids[seen])
     log.info("%s", describe_account(account, num_images))
     return TestPredictions(Predictions(store.ids, blended), passes, account)
 
@@ -150,6 +152,12 @@ class _Panel:
         """Blend all that the first fold of every member says of the sample."""
         first = [net for net, job in enumerate(self.jobs) if job.fold == self.jobs[0].fold]
         return self._blend(SAMPLE, rounds, ids, first)
+
+    def agreement(self, name: str, rounds: Sequence[Round], ids: Ids) -> dict[str, Any]:
+        """Return on what share of some images, about which every net was asked everything, two nets say the same."""
+        said = [self._blend(name, rounds, ids, [net]).argmax(1) for net in range(len(self.jobs))]
+        shares = [[float((one == other).mean()) for other in said] for one in said]
+        return {"images": len(ids), "nets": [str(job) for job in self.jobs], "shares": shares}
 
     def _blend(self, name: str, rounds: Sequence[Round], ids: Ids, nets: Sequence[int]) -> NDArray[np.float32]:
         answers, weights = [], []

@@ -20,6 +20,7 @@ from pipeline.competition.source import find_source, search_source
 from pipeline.competition.submission import check_submission, write_submission
 from pipeline.config import Config
 from pipeline.errors import InputError, RunError
+from pipeline.files import write_text
 from pipeline.jobs import FoldJob
 from pipeline.learning.augment import Augmentation
 from pipeline.learning.device import Machine, set_up_machine
@@ -29,10 +30,14 @@ from pipeline.learning.flops import prediction_flop, training_flop
 from pipeline.learning.folds import make_folds
 from pipeline.learning.metrics import paired_test, score, score_by_class
 from pipeline.learning.models import create_model
-from pipeline.learning.seeding import derive_seed
-from pipeline.predictions import Predictions, blend, join
+from pipeline.learning.seeding import derive_seed, fold_seed
+from pipeline.predictions import blend, join
 from pipeline.progress import log
 from pipeline.recipes import DEFAULT_RECIPE, differences, load_config, override_config
+from pipeline.report.facts import gather
+from pipeline.report.overview import all_runs_page
+from pipeline.report.page import render
+from pipeline.report.run_page import run_page
 from pipeline.rounds import predict_in_rounds
 from pipeline.runs.environment import describe_environment
 from pipeline.runs.folder import FoldTable, RunFolder
@@ -53,8 +58,14 @@ class Work:
         """Yield every fold of every member."""
         for name, member in self.config.members.items():
             for fold in range(self.config.folds.num_folds):
-                seed = derive_seed(self.config.seed, name, fold)
-                yield FoldJob(name, member, fold, seed, self.config.predict.views, self.run.fold(name, fold))
+                yield FoldJob(
+                    name,
+                    member,
+                    fold,
+                    fold_seed(self.config.seed, name, fold),
+                    self.config.predict.views,
+                    self.run.fold(name, fold),
+                )
 
 
 def open_work(recipe: Path | None, input_dir: Path, run: str | None, overrides: Iterable[str] = ()) -> Work:
@@ -90,10 +101,12 @@ def train(work: Work, *, only_fold: int | None = None) -> None:
     find_source(work.input_dir)
     with work.run.writing():
         machine = set_up_machine(work.config.machine)
-        stores = prepare(work.input_dir, work.config.images.cache_dir)
+        with work.run.timing("prepare"):
+            stores = prepare(work.input_dir, work.config.images.cache_dir)
         table = _begin_run(work, stores, machine)
-        for job in work.fold_jobs():
-            if only_fold in (None, job.fold) and not job.folder.is_trained:
+        jobs = [job for job in work.fold_jobs() if only_fold in (None, job.fold) and not job.folder.is_trained]
+        with work.run.timing("train"):
+            for job in jobs:
                 job.train(machine, stores["train"], table)
 
 
@@ -138,15 +151,16 @@ def predict_test(work: Work) -> dict[str, Any] | None:
         machine = set_up_machine(work.config.machine)
         stores = prepare(work.input_dir, work.config.images.cache_dir)
         _begin_run(work, stores, machine)
-        found = predict_in_rounds(
-            list(work.fold_jobs()),
-            work.run.load_json("ensemble.json"),
-            stores["test"],
-            machine,
-            selective=work.config.predict.selective,
-            seed=derive_seed(work.config.seed, "sample"),
-            held_out=_blended_out_of_fold(work.run),
-        )
+        with work.run.timing("predict"):
+            found = predict_in_rounds(
+                list(work.fold_jobs()),
+                work.run.load_json("ensemble.json"),
+                stores["test"],
+                machine,
+                selective=work.config.predict.selective,
+                seed=derive_seed(work.config.seed, "sample"),
+                held_out=work.run.blended_out_of_fold(),
+            )
         work.run.save_test(found.blended, found.passes)
         work.run.save_json("passes.json", found.account)
         ids = stores["test"].ids
@@ -156,6 +170,26 @@ def predict_test(work: Work) -> dict[str, Any] | None:
         raise RunError(f"{work.run.submission} is not what was written: {'; '.join(problems)}")
     labels = source.test_labels()
     return None if labels is None else score_test(work.run, labels)
+
+
+def report(run: RunFolder, input_dir: Path) -> Path:
+    """Write a run's report.html and return where it is. Raises RunError before all folds are trained."""
+    metrics = validate(run)
+    stores = prepare(input_dir, run.config().images.cache_dir)
+    run.check_input(_checksums(stores, find_source(input_dir).labels()))
+    uploads = [upload for upload in ledger().uploads() if upload.run == run.name]
+    write_text(run.report, render(run_page(gather(run, metrics, stores, uploads))))
+    return run.report
+
+
+def report_all() -> Path:
+    """Write the page over all runs and return where it is."""
+    rows = ledger().rows()
+    runs = [RunFolder(SUBMISSIONS, row.run) for row in rows]
+    page = all_runs_page(rows, {run.name: f"{run.name}/{run.report.name}" for run in runs if run.report.exists()})
+    path = SUBMISSIONS / "index.html"
+    write_text(path, render(page))
+    return path
 
 
 def score_test(run: RunFolder, labels: Labels) -> dict[str, Any]:
@@ -239,7 +273,7 @@ def refresh_scores() -> list[Upload]:
 def compare(one: str, other: str) -> dict[str, Any]:
     """Return how two runs differ in their recipes and scores, and whether that is more than chance (McNemar)."""
     runs = [open_run(one), open_run(other)]
-    tables, found = [run.folds() for run in runs], [_blended_out_of_fold(run) for run in runs]
+    tables, found = [run.folds() for run in runs], [run.blended_out_of_fold() for run in runs]
     ids = np.intersect1d(tables[0].ids, tables[1].ids)
     classes, same_classes = (table.classes_of(ids) for table in tables)
     if not len(ids) or not np.array_equal(classes, same_classes):
@@ -277,24 +311,17 @@ def _check_recipe(config: Config) -> None:
         Augmentation(member.augment)
 
 
-def _blended_out_of_fold(run: RunFolder) -> Predictions:
-    """Blend the members' out-of-fold predictions as the ensemble does."""
-    config, ensemble = run.config(), run.load_json("ensemble.json")
-    members = {
-        name: join([run.fold(name, fold).out_of_fold() for fold in range(config.folds.num_folds)])
-        for name in config.members
-    }
-    calibrated = {name: found.at_temperature(ensemble["temperatures"][name]) for name, found in members.items()}
-    return blend(calibrated, ensemble["weights"])
+def _checksums(stores: dict[Split, ImageStore], labels: Labels) -> dict[str, str]:
+    """Return what tells one input from another."""
+    return {f"{split}_images": store.checksum for split, store in stores.items()} | {"train_labels": labels.checksum()}
 
 
 def _begin_run(work: Work, stores: dict[Split, ImageStore], machine: Machine) -> FoldTable:
     """Open the run's folder and make the folds, or see that both fit what was begun before."""
-    inputs = {f"{split}_images": store.checksum for split, store in stores.items()}
     labels = find_source(work.input_dir).labels()
     work.run.begin(
         work.config,
-        inputs | {"train_labels": labels.checksum()},
+        _checksums(stores, labels),
         {"recipe": work.recipe, **describe_environment(torch.get_num_threads(), machine.device.type, machine.autocast)},
     )
     if not work.run.has_folds:

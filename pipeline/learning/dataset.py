@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -74,7 +75,7 @@ class TrainLoader:
     """Batches of augmented images, epoch by epoch."""
 
     def __init__(self, dataset: AugmentedImages, batch_size: int, seed: int, num_workers: int) -> None:
-        self._batches = EpochBatches(len(dataset), batch_size, seed)
+        self._dataset, self._batches = dataset, EpochBatches(len(dataset), batch_size, seed)
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,
             batch_sampler=self._batches,
@@ -91,9 +92,24 @@ class TrainLoader:
         self._batches.epoch = epoch
         yield from self._loader
 
+    def seen(self, row: int, epoch: int) -> NDArray[np.uint8] | None:
+        """Return the image of a row as an epoch (from 0) shows it; None if it is left over after the last batch."""
+        self._batches.epoch = epoch
+        for keys in self._batches:
+            if (epoch, row) in keys:
+                return self._dataset.__getitems__(keys)[0][keys.index((epoch, row))].numpy()
+        return None
+
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def shrink(images: Tensor, size: int) -> Tensor:
+    """Scale float images [batch, 3, height, width] to `size` pixels in height and width, if they are not of it."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
@@ -101,3 +117,9 @@ def normalize(images: Tensor, device: torch.device) -> Tensor:
     mean = 255 * torch.tensor(MEAN, device=device)
     scale = 1 / (255 * torch.tensor(STD, device=device))
     return ((images.to(device).float() - mean) * scale).permute(0, 3, 1, 2)
+
+
+def unnormalize(inputs: Tensor) -> NDArray[np.uint8]:
+    """Turn what `normalize` gave back into uint8 [batch, height, width, 3]."""
+    pixels = 255 * (inputs.permute(0, 2, 3, 1).cpu() * torch.tensor(STD) + torch.tensor(MEAN))
+    return pixels.round().clamp(0, 255).to(torch.uint8).numpy()

@@ -52,6 +52,26 @@ def score_by_class(probabilities: Probabilities, classes: Classes, names: Sequen
     return {"per_class": per_class, "confusion": matrix.tolist()}
 
 
+def calibration(probabilities: Probabilities, classes: Classes, num_bins: int = 15) -> dict[str, Any]:
+    """Hold what was said with how much confidence against how often it was right (Guo et al. 2017).
+
+    Bins of equal width over the largest probability; `error` is the expected calibration error: the mean distance of
+    confidence and accuracy over all images. Bins without an image are left out.
+    """
+    confidence, right = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == classes
+    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    filled = counts > 0
+    mean_confidence = np.bincount(bins, confidence, num_bins)[filled] / counts[filled]
+    accuracy = np.bincount(bins, right, num_bins)[filled] / counts[filled]
+    return {
+        "confidence": mean_confidence.tolist(),
+        "accuracy": accuracy.tolist(),
+        "num_images": counts[filled].tolist(),
+        "error": float((counts[filled] * np.abs(mean_confidence - accuracy)).sum() / len(classes)),
+    }
+
+
 def paired_test(right: NDArray[np.bool_], other_right: NDArray[np.bool_]) -> dict[str, Any]:
     """Return McNemar's exact test for two models on the same images [N], each told whether it was right.
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from timm.data import Mixup
 from timm.utils import ModelEmaV3
@@ -16,7 +15,7 @@ from torch.optim import Optimizer
 
 from pipeline.config import MemberConfig
 from pipeline.errors import TrainingError
-from pipeline.learning.dataset import AugmentedImages, Batch, TrainLoader, normalize
+from pipeline.learning.dataset import AugmentedImages, Batch, TrainLoader, normalize, shrink
 from pipeline.learning.device import Machine
 from pipeline.learning.models import NUM_CLASSES, WhitenedCNN, create_model
 from pipeline.learning.optim import lr_fraction, make_optimizers, set_learning_rates
@@ -71,6 +70,16 @@ def build_model(member: MemberConfig, device: torch.device, weights: Mapping[str
     return model
 
 
+def make_loader(
+    member: MemberConfig, images: NDArray[np.uint8], classes: NDArray[np.int64], *, seed: int, num_workers: int = 0
+) -> TrainLoader:
+    """Return the batches that a member learns from on a fold, uint8 images [N, 32, 32, 3] with classes [N]."""
+    dataset = AugmentedImages(
+        images, classes, member.augment, derive_seed(seed, "augment"), alternate_mirror=member.alternate_mirror
+    )
+    return TrainLoader(dataset, member.train.batch_size, derive_seed(seed, "batches"), num_workers)
+
+
 def train_fold(
     member: MemberConfig,
     images: NDArray[np.uint8],
@@ -95,10 +104,7 @@ def train_fold(
     if resume is not None and resume.history:
         learner.load(resume.tensors)
         history = list(resume.history)
-    dataset = AugmentedImages(
-        images, classes, member.augment, derive_seed(seed, "augment"), alternate_mirror=member.alternate_mirror
-    )
-    loader = TrainLoader(dataset, config.batch_size, derive_seed(seed, "batches"), machine.num_workers)
+    loader = make_loader(member, images, classes, seed=seed, num_workers=machine.num_workers)
     for epoch in range(len(history), config.epochs):
         began = time.perf_counter()
         _seed_global_generators(derive_seed(seed, "epoch", epoch))
@@ -160,9 +166,7 @@ class Learner:
 
     def step(self, batch: Batch, lr_now: float, where: str) -> tuple[float, int]:
         """Learn from one batch; return the loss and how many images were right before it."""
-        inputs = normalize(batch[0], self._machine.device)
-        if self._image_size != inputs.shape[-1]:
-            inputs = F.interpolate(inputs, self._image_size, mode="bilinear", antialias=True)
+        inputs = shrink(normalize(batch[0], self._machine.device), self._image_size)
         classes = batch[1].to(self._machine.device)
         targets = classes
         if self._mixup is not None:

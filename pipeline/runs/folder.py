@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import write_bytes, write_json, write_text
-from pipeline.predictions import Predictions, join
+from pipeline.predictions import Predictions, blend, join
 from pipeline.recipes import build_config, differences, parse_yaml
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -120,6 +121,7 @@ class RunFolder:
         self.name = name
         self.path = submissions / name
         self.submission = self.path / "submission.csv"
+        self.report = self.path / "report.html"
         self._config = self.path / "config.yaml"
         self._folds = self.path / "folds.csv"
         self._test = self.path / "test.npz"
@@ -175,16 +177,20 @@ class RunFolder:
                 + "\n  ".join(changed)
             )
 
+    def check_input(self, inputs: Mapping[str, Any]) -> None:
+        """Raise RunError with the differences if the run was started on other input; known by its checksums."""
+        changed = differences(self.load_json("input.json"), dict(inputs))
+        if changed:
+            raise RunError(
+                f"the run {self.name} was started on other input; choose another --run, or give the same input:\n  "
+                + "\n  ".join(changed)
+            )
+
     def begin(self, config: Config, inputs: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Start the run, or go on with it. Raises ConfigError if it was started with another recipe or input."""
         self.check_recipe(config)
         if self.exists:
-            changed = differences(self.load_json("input.json"), dict(inputs))
-            if changed:
-                raise RunError(
-                    f"the run {self.name} was started on other input; choose another --run, or give the same input:\n  "
-                    + "\n  ".join(changed)
-                )
+            self.check_input(inputs)
             return
         write_json(self.path / "input.json", inputs)
         write_json(self.path / "environment.json", environment)
@@ -210,6 +216,33 @@ class RunFolder:
             raise RunError(f"{self._folds} has not the columns id,class,fold,group; choose another --run")
         return FoldTable(*table.T)
 
+    def out_of_fold(self, member: str) -> Predictions:
+        """Return a member's predictions for all training images, each by the fold that held it out."""
+        return join([self.fold(member, fold).out_of_fold() for fold in range(self.config().folds.num_folds)])
+
+    def blended_out_of_fold(self) -> Predictions:
+        """Return the members' out-of-fold predictions blended as the ensemble does."""
+        ensemble = self.load_json("ensemble.json")
+        calibrated = {
+            name: self.out_of_fold(name).at_temperature(ensemble["temperatures"][name])
+            for name in self.config().members
+        }
+        return blend(calibrated, ensemble["weights"])
+
+    @contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Keep how long a stage took, also when it is stopped; a stage that goes on later stands there twice."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            row = {"stage": stage, "seconds": round(time.perf_counter() - began, 3)}
+            self.save_json("times.json", [*self.times(), row])
+
+    def times(self) -> list[dict[str, Any]]:
+        """Return the stages that were timed, in their order."""
+        return self.load_json("times.json") if (self.path / "times.json").exists() else []
+
     def save_json(self, name: str, value: Any) -> None:
         """Keep a JSON file such as metrics.json."""
         write_json(self.path / name, value)
@@ -225,11 +258,21 @@ class RunFolder:
         """Keep the blended predictions for the test images, and how many passes each took."""
         _save_predictions(self._test, blended, passes)
 
+    @property
+    def has_test(self) -> bool:
+        """Whether the test images are predicted."""
+        return self._test.exists()
+
     def test(self) -> Predictions:
         """Return the blended predictions for the test images. Raises RunError if there are none."""
-        if not self._test.exists():
+        if not self.has_test:
             raise RunError(f"the run {self.name} has not predicted the test images yet")
         return _load_predictions(self._test)
+
+    def test_passes(self) -> NDArray[np.int64]:
+        """Return how many passes (fold x view) each test image took, in the order of `test`."""
+        with _reading(self._test), self._test.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            return found["passes"]
 
 
 def _save_predictions(path: Path, predictions: Predictions, passes: NDArray[np.int64] | None = None) -> None:

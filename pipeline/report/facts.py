@@ -1,0 +1,85 @@
+"""A run's folder and its images -> all that the page tells, as arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.competition.facts import Split
+from pipeline.competition.images import ImageStore
+from pipeline.config import Config
+from pipeline.errors import RunError
+from pipeline.predictions import Predictions
+from pipeline.runs.folder import FoldTable, RunFolder
+from pipeline.runs.ledger import Upload
+
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TestFacts:
+    """What the run says of the test images, in the order of their ids."""
+
+    predictions: Predictions
+    passes: NDArray[np.int64]
+    account: Mapping[str, Any]
+    images: Images
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run whose folds are all trained. Rows of training images are those of `table`."""
+
+    name: str
+    config: Config
+    metrics: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    times: list[dict[str, Any]]
+    uploads: list[Upload]
+    table: FoldTable
+    images: Images
+    members: Mapping[str, Predictions]
+    """Each member's out-of-fold predictions, before the temperatures."""
+    blended: Predictions
+    """Those of the blend, at the temperatures."""
+    histories: Mapping[str, Mapping[str, list[dict[str, float]]]]
+    """member -> fold -> epochs."""
+    test: TestFacts | None
+    """None: not predicted yet."""
+
+
+def gather(
+    run: RunFolder, metrics: Mapping[str, Any], stores: Mapping[Split, ImageStore], uploads: list[Upload]
+) -> RunFacts:
+    """Read a run's folder. Raises RunError if a fold is missing, or the images are not those of the run."""
+    if metrics["missing"]:
+        raise RunError(
+            f"not trained yet: {', '.join(metrics['missing'])}; a report needs all folds of the run {run.name}"
+        )
+    config, table = run.config(), run.folds()
+    if not np.array_equal(stores["train"].ids, table.ids):
+        raise RunError(f"the run {run.name} was trained on other images; give its own folder with --input")
+    folds = [str(fold) for fold in range(config.folds.num_folds)]
+    return RunFacts(
+        name=run.name,
+        config=config,
+        metrics=metrics,
+        environment=run.load_json("environment.json"),
+        times=run.times(),
+        uploads=uploads,
+        table=table,
+        images=stores["train"].images,
+        members={name: run.out_of_fold(name) for name in config.members},
+        blended=run.blended_out_of_fold(),
+        histories={name: {fold: run.fold(name, int(fold)).history() for fold in folds} for name in config.members},
+        test=_test_facts(run, stores["test"]) if run.has_test else None,
+    )
+
+
+def _test_facts(run: RunFolder, store: ImageStore) -> TestFacts:
+    predictions = run.test()
+    if not np.array_equal(store.ids, predictions.ids):
+        raise RunError(f"the run {run.name} predicted other test images; give its own folder with --input")
+    return TestFacts(predictions, run.test_passes(), run.load_json("passes.json"), store.images)
