@@ -45,32 +45,41 @@ SetOption = Annotated[
 ]
 
 
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Results and warnings only, no progress.")]
+
+
 @app.callback(invoke_without_command=True)
-def without_command(context: typer.Context) -> None:
+def without_command(context: typer.Context, quiet: QuietOption = False) -> None:
     """Run the whole job when no command is given."""
-    set_up_logging()
+    set_up_logging(quiet=quiet)
     if context.invoked_subcommand is None:
         all_()
 
 
 @app.command("all")
 def all_(
-    recipe: RecipeOption = None, input_dir: InputOption = INPUT, run: RunOption = None, overrides: SetOption = None
+    recipe: RecipeOption = None,
+    input_dir: InputOption = INPUT,
+    run: RunOption = None,
+    overrides: SetOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """The whole job: prepare, train, validate, predict. Given again after a stop, it goes on."""
     from pipeline import stages
 
+    _be_quiet(quiet)
     work = stages.open_work(recipe, input_dir, run, overrides or ())
-    stages.train(work)
+    stages.train(work, then_predict=True)
     _predict(work)
     _report(work)
 
 
 @app.command()
-def demo(run: RunOption = "demo", overrides: SetOption = None) -> None:
+def demo(run: RunOption = "demo", overrides: SetOption = None, quiet: QuietOption = False) -> None:
     """The whole job on a small drawn competition: no download, about a minute."""
     from pipeline import stages
 
+    _be_quiet(quiet)
     print(
         "DEMO: the images are drawn by program. It shows that the whole job works here;\n"
         "its accuracy says nothing about CIFAR-10. The real job: python run.py download, then python run.py\n",
@@ -78,7 +87,7 @@ def demo(run: RunOption = "demo", overrides: SetOption = None) -> None:
     )
     folder, labels = stages.draw_demo(INPUT)
     work = stages.open_work(RECIPES / "demo.yaml", folder, run, overrides or ())
-    stages.train(work)
+    stages.train(work, then_predict=True)
     _predict(work)
     print(f"accuracy on the drawn test images that count: {describe(stages.score_test(work.run, labels))}")
     _report(work)
@@ -98,10 +107,12 @@ def prepare(
     input_dir: InputOption = INPUT,
     overrides: SetOption = None,
     again: Annotated[bool, typer.Option("--again", help="Decode again, even if it is done.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Decode the images once, into .cache in the input folder."""
     from pipeline.competition.prepare import prepare as decode
 
+    _be_quiet(quiet)
     config = load_config(recipe or DEFAULT_RECIPE, overrides or ())
     for split, store in decode(input_dir, config.images.cache_dir, again=again).items():
         print(f"{split}: {len(store.ids):,} images in {store.folder}")
@@ -114,10 +125,12 @@ def train(
     run: RunOption = None,
     overrides: SetOption = None,
     fold: Annotated[int | None, typer.Option(help="Only this fold, from 0: a quick check of a recipe.")] = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Train what is not trained yet, and judge it on the images held out."""
     from pipeline import stages
 
+    _be_quiet(quiet)
     work = stages.open_work(recipe, input_dir, run, overrides or ())
     stages.train(work, only_fold=fold)
     print(format_metrics(stages.validate(work.run)))
@@ -136,11 +149,16 @@ def validate(run: RunOption = None) -> None:
 
 @app.command()
 def predict(
-    recipe: RecipeOption = None, input_dir: InputOption = INPUT, run: RunOption = None, overrides: SetOption = None
+    recipe: RecipeOption = None,
+    input_dir: InputOption = INPUT,
+    run: RunOption = None,
+    overrides: SetOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Predict the test images with every fold, blend, and write a checked submission.csv."""
     from pipeline import stages
 
+    _be_quiet(quiet)
     _predict(stages.open_work(recipe, input_dir, run, overrides or ()))
 
 
@@ -238,6 +256,12 @@ def main() -> None:
         if ended.code == INTERRUPTED:
             print("stopped; what was finished is saved, the same command goes on from there", file=sys.stderr)
         raise
+
+
+def _be_quiet(quiet: bool) -> None:
+    """Take the option behind the command as well as in front of it."""
+    if quiet:
+        set_up_logging(quiet=True)
 
 
 def _predict(work: "Work") -> None:

@@ -186,6 +186,13 @@ class MachineConfig(Strict):
     """Mixed precision; auto: bf16 where the device multiplies in it (CUDA, and CPUs with AVX512-BF16 or AMX)."""
 
 
+class LogConfig(Strict):
+    """What else is written down while it runs; none of it is part of the recipe."""
+
+    tensorboard: bool = False
+    """The histories also as TensorBoard's event files, in each fold's folder; needs `pip install tensorboard`."""
+
+
 class Config(Strict):
     """A whole recipe with the machine it runs on."""
 
@@ -195,10 +202,11 @@ class Config(Strict):
     members: dict[FolderName, MemberConfig] = Field(default={"whitened_cnn": MemberConfig()}, min_length=1)
     predict: PredictConfig = PredictConfig()
     machine: MachineConfig = MachineConfig()
+    log: LogConfig = LogConfig()
 
     def recipe(self) -> Json:
-        """Return what makes the numbers of a run: everything but places and the machine's settings."""
-        return self.model_dump(mode="json", exclude={"images", "machine"})
+        """Return what makes the numbers of a run: everything but places, logs and the machine's settings."""
+        return self.model_dump(mode="json", exclude={"images", "machine", "log"})
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""

@@ -14,11 +14,13 @@ from torch import nn
 from pipeline.competition.images import ImageStore
 from pipeline.config import MemberConfig
 from pipeline.learning.device import Machine
+from pipeline.learning.flops import pass_flop, training_flop
 from pipeline.learning.metrics import score
 from pipeline.learning.predict import View, Views, for_inference, predict, predict_logits
 from pipeline.learning.train import EpochRecord, TrainState, build_model, train_fold
 from pipeline.predictions import Predictions
-from pipeline.progress import OnImages, bar, log
+from pipeline.progress import LiveView, OnImages, log
+from pipeline.runs.event_log import event_log
 from pipeline.runs.folder import FoldFolder, FoldTable
 
 SLICE = 20_000  # test images between two savings
@@ -34,15 +36,26 @@ class FoldJob:
     seed: int
     views: Views
     folder: FoldFolder
+    tensorboard: bool = False
+    """Whether its history is written for TensorBoard too."""
 
     def __str__(self) -> str:
         return f"{self.name} fold {self.fold}"
 
-    def train(self, machine: Machine, store: ImageStore, table: FoldTable) -> None:
+    def training_work(self, table: FoldTable) -> float:
+        """Return the operations that its training takes."""
+        return training_flop(self.member, int((table.folds != self.fold).sum()))
+
+    def train(self, machine: Machine, store: ImageStore, table: FoldTable, view: LiveView) -> None:
         """Train from the last whole epoch on, judge, and keep weights and out-of-fold predictions."""
         inside, outside = table.folds != self.fold, table.folds == self.fold
-        state = self._state_so_far()
-        with bar(str(self), epochs=self.member.train.epochs) as on_images:
+        epochs, state = self.member.train.epochs, self._state_so_far()
+        with (
+            event_log(self.folder.events, wanted=self.tensorboard, num_epochs=state.num_epochs) as events,
+            view.bar(
+                str(self), epochs=epochs, work=self.training_work(table), share_before=state.num_epochs / epochs
+            ) as bar,
+        ):
             states = train_fold(
                 self.member,
                 store.images[inside],
@@ -50,19 +63,27 @@ class FoldJob:
                 seed=self.seed,
                 machine=machine,
                 resume=state,
-                on_images=on_images,
+                on_images=bar,
             )
             for state in states:
                 self.folder.save_checkpoint(state.records(), state.tensors)
-                self._log_epoch(state)
+                events.add(state.records()[-1])
+                bar.say(f"loss {state.history[-1].loss:.3f}, accuracy {state.history[-1].accuracy:.3f}")
+                self._log_epoch(state, view)
         model = build_model(self.member, machine.device, state.weights())
-        predictions = self._judge(machine, model, store.ids[outside], store.images[outside])
+        predictions = self._judge(machine, model, store.ids[outside], store.images[outside], view)
         self.folder.finish(state.records(), state.weights(), predictions)
         scores = score(predictions.probabilities, table.classes[outside])
         log.info("%s: accuracy %.4f on the images held out", self, scores["accuracy"])
 
     def predict_test(
-        self, machine: Machine, store: ImageStore, rows: NDArray[np.int64], views: Sequence[View], name: str
+        self,
+        machine: Machine,
+        store: ImageStore,
+        rows: NDArray[np.int64],
+        views: Sequence[View],
+        name: str,
+        live: LiveView,
     ) -> None:
         """Predict some of the test images, and keep their probabilities under a name, slice by slice."""
         slices = [rows[start : start + SLICE] for start in range(0, len(rows), SLICE)]
@@ -72,7 +93,8 @@ class FoldJob:
         began, model = time.perf_counter(), build_model(self.member, machine.device, self.folder.weights())
         model = for_inference(model, machine)
         num_missing = sum(len(slices[number]) for number in missing)
-        with bar(f"{self}: test images, {len(views)} views") as on_images:
+        work = num_missing * pass_flop(self.member) * len(views)
+        with live.bar(f"{self}: test images, {len(views)} views", work=work) as on_images:
             num_done = 0
             for number in missing:
                 images = store.images[slices[number]]
@@ -92,21 +114,21 @@ class FoldJob:
         return state
 
     def _judge(
-        self, machine: Machine, model: nn.Module, ids: NDArray[np.int64], images: NDArray[np.uint8]
+        self, machine: Machine, model: nn.Module, ids: NDArray[np.int64], images: NDArray[np.uint8], view: LiveView
     ) -> Predictions:
         began = time.perf_counter()
-        with bar(f"{self}: held-out images") as on_images:
+        with view.bar(f"{self}: held-out images") as on_images:
             probabilities = predict(model, images, self.views, machine, on_images=on_images)
         speed = len(ids) / (time.perf_counter() - began)
         log.info("%s: %s held-out images predicted, %.0f a second", self, f"{len(ids):,}", speed)
         return Predictions(ids, probabilities)
 
-    def _log_epoch(self, state: TrainState) -> None:
+    def _log_epoch(self, state: TrainState, view: LiveView) -> None:
         last, epochs = state.history[-1], self.member.train.epochs
         left = timedelta(seconds=round((epochs - last.epoch) * last.seconds))
         log.info(
-            "%s: epoch %d of %d, loss %.4f, training accuracy %.4f, %.0f images/s, %s left in this fold",
-            *(self, last.epoch, epochs, last.loss, last.accuracy, last.images_per_second, left),
+            "%s: epoch %d of %d, loss %.4f, training accuracy %.4f, %.0f images/s, %s left in this fold, %s in all",
+            *(self, last.epoch, epochs, last.loss, last.accuracy, last.images_per_second, left, view.time_left()),
         )
 
 

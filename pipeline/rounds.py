@@ -11,6 +11,8 @@ from pipeline.competition.images import ImageStore
 from pipeline.config import SelectiveConfig
 from pipeline.jobs import FoldJob
 from pipeline.learning.device import Machine
+from pipeline.learning.flops import pass_flop
+from pipeline.learning.predict import views_of
 from pipeline.learning.selective import (
     Round,
     StopRule,
@@ -23,7 +25,7 @@ from pipeline.learning.selective import (
     weights_like,
 )
 from pipeline.predictions import Ids, Predictions, mean_of_logits, weighted_mean
-from pipeline.progress import log
+from pipeline.progress import LiveView, log
 
 MIN_TEST_IMAGES = 5  # times the sample; with fewer the sample costs more than it saves
 SMALLEST_WEIGHT = 1e-6  # below it a member changes nothing and is not asked
@@ -44,6 +46,7 @@ def predict_in_rounds(
     ensemble: Mapping[str, Any],
     store: ImageStore,
     machine: Machine,
+    view: LiveView,
     *,
     selective: SelectiveConfig | None,
     seed: int,
@@ -54,7 +57,7 @@ def predict_in_rounds(
     With `selective`, images whose answer is clear get fewer passes; `held_out` are the blended out-of-fold
     predictions that say how images are to be expected.
     """
-    panel = _Panel(jobs, ensemble, store, machine)
+    panel = _Panel(jobs, ensemble, store, machine, view)
     account: dict[str, Any] = {"rounds": []}
     rule = StopRule((), 0.0)
     num_images, sample_size = len(store.ids), selective.sample if selective else 0
@@ -92,6 +95,15 @@ def predict_in_rounds(
     account["agreement"] = panel.agreement(name, rounds, store.ids[seen])
     log.info("%s", describe_account(account, num_images))
     return TestPredictions(Predictions(store.ids, blended), passes, account)
+
+
+def prediction_work(jobs: Sequence[FoldJob], selective: SelectiveConfig | None, num_images: int) -> float:
+    """Return the operations that the prediction of so many test images takes at most, the sample left aside."""
+    num_views = len(views_of(jobs[0].views))
+    most = len(jobs) * num_views
+    passes = min(most, selective.max_passes) if selective else most
+    flop = {job.name: pass_flop(job.member) for job in jobs}
+    return num_images * passes * sum(flop[job.name] for job in jobs) / len(jobs)
 
 
 def describe_account(account: Mapping[str, Any], num_images: int) -> str:
@@ -132,17 +144,22 @@ class _Panel:
     """The nets in the order in which they are asked: fold by fold, in each the heaviest member first."""
 
     def __init__(
-        self, jobs: Sequence[FoldJob], ensemble: Mapping[str, Any], store: ImageStore, machine: Machine
+        self,
+        jobs: Sequence[FoldJob],
+        ensemble: Mapping[str, Any],
+        store: ImageStore,
+        machine: Machine,
+        view: LiveView,
     ) -> None:
         self._weights, self._temperatures = ensemble["weights"], ensemble["temperatures"]
         heard = [job for job in jobs if self._weights[job.name] > SMALLEST_WEIGHT]
         self.jobs = sorted(heard, key=lambda job: (job.fold, -self._weights[job.name], job.name))
         self.views = self.jobs[0].views
-        self.store, self._machine = store, machine
+        self.store, self._machine, self._view = store, machine, view
 
     def ask(self, asked: Round, name: str, rows: NDArray[np.int64]) -> None:
         for ask in asked:
-            self.jobs[ask.net].predict_test(self._machine, self.store, rows, ask.views, name)
+            self.jobs[ask.net].predict_test(self._machine, self.store, rows, ask.views, name, self._view)
 
     def estimate(self, name: str, rounds: Sequence[Round], ids: Ids) -> NDArray[np.float32]:
         """Blend what the nets have said so far about some images."""

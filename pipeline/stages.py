@@ -32,14 +32,15 @@ from pipeline.learning.metrics import paired_test, score, score_by_class
 from pipeline.learning.models import create_model
 from pipeline.learning.seeding import derive_seed, fold_seed
 from pipeline.predictions import blend, join
-from pipeline.progress import log
+from pipeline.progress import live_view, log
 from pipeline.recipes import DEFAULT_RECIPE, differences, load_config, override_config
 from pipeline.report.facts import gather
 from pipeline.report.overview import all_runs_page
 from pipeline.report.page import render
 from pipeline.report.run_page import run_page
-from pipeline.rounds import predict_in_rounds
+from pipeline.rounds import predict_in_rounds, prediction_work
 from pipeline.runs.environment import describe_environment
+from pipeline.runs.event_log import check_tensorboard
 from pipeline.runs.folder import FoldTable, RunFolder
 from pipeline.runs.ledger import SUBMISSIONS, Ledger, Upload
 
@@ -65,6 +66,7 @@ class Work:
                     fold_seed(self.config.seed, name, fold),
                     self.config.predict.views,
                     self.run.fold(name, fold),
+                    self.config.log.tensorboard,
                 )
 
 
@@ -91,8 +93,8 @@ def draw_demo(input_dir: Path) -> tuple[Path, Labels]:
     return draw_once(input_dir)
 
 
-def train(work: Work, *, only_fold: int | None = None) -> None:
-    """Train and judge what is not trained yet."""
+def train(work: Work, *, only_fold: int | None = None, then_predict: bool = False) -> None:
+    """Train and judge what is not trained yet; with `then_predict` the time left that is shown is that of both."""
     num_folds = work.config.folds.num_folds
     if only_fold is not None and not 0 <= only_fold < num_folds:
         raise InputError(f"--fold {only_fold}: the recipe has the folds 0 to {num_folds - 1}")
@@ -105,9 +107,12 @@ def train(work: Work, *, only_fold: int | None = None) -> None:
             stores = prepare(work.input_dir, work.config.images.cache_dir)
         table = _begin_run(work, stores, machine)
         jobs = [job for job in work.fold_jobs() if only_fold in (None, job.fold) and not job.folder.is_trained]
-        with work.run.timing("train"):
+        to_do = sum(job.training_work(table) for job in jobs)
+        if then_predict:
+            to_do += prediction_work(list(work.fold_jobs()), work.config.predict.selective, len(stores["test"].ids))
+        with work.run.timing("train"), live_view(to_do) as view:
             for job in jobs:
-                job.train(machine, stores["train"], table)
+                job.train(machine, stores["train"], table, view)
 
 
 def validate(run: RunFolder) -> dict[str, Any]:
@@ -151,13 +156,16 @@ def predict_test(work: Work) -> dict[str, Any] | None:
         machine = set_up_machine(work.config.machine)
         stores = prepare(work.input_dir, work.config.images.cache_dir)
         _begin_run(work, stores, machine)
-        with work.run.timing("predict"):
+        jobs, selective = list(work.fold_jobs()), work.config.predict.selective
+        to_do = prediction_work(jobs, selective, len(stores["test"].ids))
+        with work.run.timing("predict"), live_view(to_do) as view:
             found = predict_in_rounds(
-                list(work.fold_jobs()),
+                jobs,
                 work.run.load_json("ensemble.json"),
                 stores["test"],
                 machine,
-                selective=work.config.predict.selective,
+                view,
+                selective=selective,
                 seed=derive_seed(work.config.seed, "sample"),
                 held_out=work.run.blended_out_of_fold(),
             )
@@ -305,7 +313,9 @@ def _compute(config: Config, name: str, table: FoldTable, folds: Iterable[int], 
 
 
 def _check_recipe(config: Config) -> None:
-    """Find what is wrong in a recipe before the first image is decoded: both raise ConfigError."""
+    """Find what is wrong in a recipe before the first image is decoded: all raise ConfigError."""
+    if config.log.tensorboard:
+        check_tensorboard()
     for member in config.members.values():
         create_model(member.model)
         Augmentation(member.augment)

@@ -66,6 +66,32 @@ def images_folder(archives_folder, tmp_path_factory):
     return folder
 
 
+RECIPE = """
+members:
+  net:
+    model: {name: whitened_cnn, params: {widths: [4, 8, 8]}}
+    augment:
+      - {name: HorizontalFlip, params: {p: 0.5}}
+    train: {epochs: 2, batch_size: 32, optimizer: {muon: {lr: 0.1}}}
+  tutorial:
+    model: {name: tutorial_cnn}
+    train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
+folds: {num_folds: 3}
+predict: {selective: {sample: 12}}
+"""
+
+
+@pytest.fixture(scope="session")
+def whole_run(zip_folder, tmp_path_factory):
+    """A folder with a recipe and a finished run, never stopped."""
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    command = [sys.executable, ROOT / "run.py", "all", "--config", "tiny.yaml", "--input", str(zip_folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
 @pytest.fixture
 def run_py(tmp_path):
     """Call `python run.py ...` in a folder of its own; return the finished process."""

@@ -9,36 +9,11 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import NUM_TEST, NUM_TRAIN, ROOT
+from conftest import NUM_TEST, NUM_TRAIN, RECIPE, ROOT
 
 from pipeline.competition.facts import CLASS_NAMES
 
 pytestmark = pytest.mark.slow
-
-RECIPE = """
-members:
-  net:
-    model: {name: whitened_cnn, params: {widths: [4, 8, 8]}}
-    augment:
-      - {name: HorizontalFlip, params: {p: 0.5}}
-    train: {epochs: 2, batch_size: 32, optimizer: {muon: {lr: 0.1}}}
-  tutorial:
-    model: {name: tutorial_cnn}
-    train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
-folds: {num_folds: 3}
-predict: {selective: {sample: 12}}
-"""
-
-
-@pytest.fixture(scope="module")
-def whole_run(zip_folder, tmp_path_factory):
-    """A folder with a recipe and a finished run, never stopped."""
-    folder = tmp_path_factory.mktemp("job")
-    (folder / "tiny.yaml").write_text(RECIPE)
-    command = [sys.executable, ROOT / "run.py", "all", "--config", "tiny.yaml", "--input", str(zip_folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder, done
 
 
 def test_the_whole_job_leaves_a_run_that_explains_itself(whole_run):
@@ -53,7 +28,7 @@ def test_the_whole_job_leaves_a_run_that_explains_itself(whole_run):
     assert slices
     assert files - slices == {
         *("config.yaml", "ensemble.json", "environment.json", "folds.csv", "input.json", "metrics.json"),
-        *("passes.json", "submission.csv", "test.npz"),
+        *("passes.json", "report.html", "submission.csv", "test.npz", "times.json"),
         *(f"{name}/fold_{fold}/{file}" for name in ("net", "tutorial") for fold in range(3) for file in fold_files),
     }
     assert rows[0] == "id,label"

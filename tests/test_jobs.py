@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+from rich.progress import Progress
 
 from pipeline.competition.images import prepare_images
 from pipeline.competition.source import find_source
@@ -10,9 +11,11 @@ from pipeline.config import MemberConfig
 from pipeline.jobs import FoldJob
 from pipeline.learning.device import Machine
 from pipeline.learning.predict import views_of
+from pipeline.progress import LiveView
 from pipeline.runs.folder import FoldFolder, FoldTable
 
 MACHINE = Machine()
+VIEW = LiveView(Progress(disable=True), 0.0)
 MEMBER = MemberConfig.model_validate(
     {
         "model": {"name": "whitened_cnn", "params": {"widths": [4, 8, 8]}},
@@ -43,7 +46,7 @@ class Killed(BaseException):
 def test_a_job_that_is_killed_goes_on_to_the_same_bytes(make_job, data, monkeypatch, after):
     store, table = data
     whole, killed = make_job("whole"), make_job("killed")
-    whole.train(MACHINE, store, table)
+    whole.train(MACHINE, store, table, VIEW)
     calls = itertools.count(1)
     keep = FoldFolder.save_checkpoint
 
@@ -54,11 +57,11 @@ def test_a_job_that_is_killed_goes_on_to_the_same_bytes(make_job, data, monkeypa
 
     monkeypatch.setattr(FoldFolder, "save_checkpoint", keep_and_die)
     with pytest.raises(Killed):
-        killed.train(MACHINE, store, table)
+        killed.train(MACHINE, store, table, VIEW)
     assert not killed.folder.is_trained
     monkeypatch.undo()
 
-    make_job("killed").train(MACHINE, store, table)
+    make_job("killed").train(MACHINE, store, table, VIEW)
 
     for name in ("weights.safetensors", "out_of_fold.npz"):
         assert (killed.folder.path / name).read_bytes() == (whole.folder.path / name).read_bytes()
@@ -67,10 +70,10 @@ def test_a_job_that_is_killed_goes_on_to_the_same_bytes(make_job, data, monkeypa
 def test_the_kept_score_is_that_of_the_reloaded_weights(make_job, data):
     store, table = data
     job = make_job("fold")
-    job.train(MACHINE, store, table)
+    job.train(MACHINE, store, table, VIEW)
     held_out = table.folds == 1
     kept = job.folder.out_of_fold()
-    job.predict_test(MACHINE, store, np.flatnonzero(held_out), views_of("mirror"), "all")
+    job.predict_test(MACHINE, store, np.flatnonzero(held_out), views_of("mirror"), "all", VIEW)
 
     assert np.array_equal(kept.ids, table.ids[held_out])
     assert np.array_equal(job.folder.test("all").ids, kept.ids)
@@ -81,10 +84,10 @@ def test_a_prediction_that_is_killed_costs_one_slice(make_job, data, monkeypatch
     store, table = data
     monkeypatch.setattr("pipeline.jobs.SLICE", 50)
     whole, killed = make_job("whole"), make_job("killed")
-    whole.train(MACHINE, store, table)
+    whole.train(MACHINE, store, table, VIEW)
     shutil.copytree(whole.folder.path, killed.folder.path)
     rows, views, heard = np.arange(len(store.ids)), views_of("identity"), []
-    whole.predict_test(MACHINE, store, rows, views, "all")
+    whole.predict_test(MACHINE, store, rows, views, "all", VIEW)
     calls, keep = itertools.count(1), FoldFolder.save_test
 
     def keep_and_die(self, *arguments):
@@ -95,8 +98,8 @@ def test_a_prediction_that_is_killed_costs_one_slice(make_job, data, monkeypatch
 
     monkeypatch.setattr(FoldFolder, "save_test", keep_and_die)
     with pytest.raises(Killed):
-        killed.predict_test(MACHINE, store, rows, views, "all")
-    killed.predict_test(MACHINE, store, rows, views, "all")
+        killed.predict_test(MACHINE, store, rows, views, "all", VIEW)
+    killed.predict_test(MACHINE, store, rows, views, "all", VIEW)
 
     assert heard == list(range(-(-len(rows) // 50)))
     for path in (whole.folder.path / "test").iterdir():
@@ -108,8 +111,8 @@ def test_a_fold_never_sees_what_it_holds_out(make_job, data):
     store, table = data
     images = np.array(store.images)
     images[table.folds == 1] = 255 - images[table.folds == 1]
-    make_job("one").train(MACHINE, store, table)
-    make_job("other").train(MACHINE, type(store)(store.ids, images, "", store.folder), table)
+    make_job("one").train(MACHINE, store, table, VIEW)
+    make_job("other").train(MACHINE, type(store)(store.ids, images, "", store.folder), table, VIEW)
 
     one, other = (make_job(name).folder for name in ("one", "other"))
     assert (one.path / "weights.safetensors").read_bytes() == (other.path / "weights.safetensors").read_bytes()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pipeline.learning.metrics import accuracy_interval, paired_test, score, score_by_class
+from pipeline.learning.metrics import accuracy_interval, calibration, paired_test, score, score_by_class
 
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]], np.float32)
 CLASSES = np.array([0, 1, 1, 2])
@@ -41,3 +41,19 @@ def test_two_models_are_compared_by_the_images_on_which_they_differ():
     assert (found["num_images"], found["only_first"], found["only_second"]) == (115, 12, 3)
     assert found["p_value"] == pytest.approx(2 * sum(math.comb(15, k) for k in range(4)) / 2**15)
     assert paired_test(right, right)["p_value"] == 1.0
+
+
+def test_calibration_by_hand():
+    found = calibration(PROBABILITIES, CLASSES, num_bins=2)
+
+    # 0.5 lies in the upper bin, as all largest probabilities do: confidence 0.65, three of four right.
+    assert found["num_images"] == [4]
+    assert found["confidence"] == pytest.approx([0.65])
+    assert found["accuracy"] == [0.75]
+    assert found["error"] == pytest.approx(0.10)
+
+
+def test_a_sure_and_right_model_has_no_calibration_error():
+    found = calibration(np.eye(3, dtype=np.float32)[CLASSES], CLASSES)
+
+    assert found == {"confidence": [1.0], "accuracy": [1.0], "num_images": [4], "error": 0.0}

@@ -7,6 +7,7 @@ import pytest
 from pipeline.config import SelectiveConfig
 from pipeline.learning.device import Machine
 from pipeline.predictions import Predictions, blend, weighted_mean
+from pipeline.progress import live_view
 from pipeline.rounds import predict_in_rounds
 from pipeline.runs.folder import FoldFolder
 
@@ -26,7 +27,10 @@ class Job:
     def __init__(self, name, fold, folder):
         self.name, self.fold, self.folder = name, fold, FoldFolder(folder / name / f"fold_{fold}")
 
-    def predict_test(self, machine, store, rows, views, name):
+    def __str__(self):
+        return f"{self.name} {self.fold}"
+
+    def predict_test(self, machine, store, rows, views, name, live):
         if self.folder.has_test(name, 0, store.ids[rows]):
             return
         if next(Job.num_asked) == Job.dies_at:
@@ -52,7 +56,8 @@ def predict(folder, **selective):
     jobs = [Job(name, fold, folder) for name in ("fair", "good", "useless") for fold in range(3)]
     held_out = Predictions(np.arange(NUM_IMAGES), jobs[3].said(np.arange(NUM_IMAGES), everything_of(jobs[3])))
     config = SelectiveConfig(**selective) if selective else None
-    return predict_in_rounds(jobs, ENSEMBLE, STORE, Machine(), selective=config, seed=1, held_out=held_out)
+    with live_view() as view:
+        return predict_in_rounds(jobs, ENSEMBLE, STORE, Machine(), view, selective=config, seed=1, held_out=held_out)
 
 
 def everything_of(job):
@@ -127,3 +132,18 @@ def test_a_stop_at_any_place_changes_no_byte(tmp_path, dies_at):
     assert next(Job.num_asked) - 1 == num_asked + 1
     assert again.blended.probabilities.tobytes() == whole.blended.probabilities.tobytes()
     assert again.passes.tolist() == whole.passes.tolist()
+
+
+@pytest.mark.parametrize("selective", [{}, {"sample": 200}], ids=["everything", "selective"])
+def test_agreement_is_that_of_whole_nets_on_the_same_images(tmp_path, selective):
+    found = predict(tmp_path, **selective).account["agreement"]
+    jobs = [Job(name, fold, tmp_path) for fold in range(3) for name in ("good", "fair")]
+    shares = np.array(found["shares"])
+
+    assert found["images"] == (200 if selective else NUM_IMAGES)
+    assert found["nets"] == [str(job) for job in jobs]
+    assert np.array_equal(shares, shares.T)
+    assert np.array_equal(np.diag(shares), np.ones(6))
+    if not selective:
+        said = [job.said(np.arange(NUM_IMAGES), everything_of(job)).argmax(1) for job in jobs]
+        assert shares[0, 1] == pytest.approx((said[0] == said[1]).mean(), abs=1e-3)

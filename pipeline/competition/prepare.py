@@ -10,7 +10,7 @@ from pipeline.competition.facts import Ids, Split
 from pipeline.competition.images import ImageStore, any_ids, cache_folder, prepare_images
 from pipeline.competition.source import Source, find_source
 from pipeline.errors import InputError
-from pipeline.progress import bar, log
+from pipeline.progress import live_view, log
 
 
 def prepare(input_dir: Path, cache_dir: Path | None = None, *, again: bool = False) -> dict[Split, ImageStore]:
@@ -19,7 +19,7 @@ def prepare(input_dir: Path, cache_dir: Path | None = None, *, again: bool = Fal
     stores: dict[Split, ImageStore] = {}
     for split in ("train", "test"):
         began = time.perf_counter()
-        with bar(f"decode {split} images") as on_images:
+        with live_view() as view, view.bar(f"decode {split} images") as on_images:
             folder = cache_folder(cache_dir, input_dir)
             stores[split] = prepare_images(
                 source,

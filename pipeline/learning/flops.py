@@ -33,8 +33,12 @@ def training_flop(member: MemberConfig, *num_images: int) -> float:
 
 def prediction_flop(member: MemberConfig, views: Views, num_images: int) -> float:
     """Return the operations of predicting so many images with all views."""
-    per_view = _count(create_model(member.model).eval(), FULL_SIZE, backward=False)
-    return per_view * len(views_of(views)) * num_images
+    return pass_flop(member) * len(views_of(views)) * num_images
+
+
+def pass_flop(member: MemberConfig) -> float:
+    """Return the operations of one pass: one view of one image through one net."""
+    return _count(create_model(member.model).eval(), FULL_SIZE, backward=False)
 
 
 def _count(model: nn.Module, size: int, *, backward: bool) -> float:

@@ -69,7 +69,7 @@ class Measured:
 
 def learning_curve(folds: Mapping[str, Sequence[Mapping[str, float]]], key: str, label: str, name: str) -> Drawing:
     """Draw a column of the histories by epoch: a thin line for each fold, a thick one for their mean."""
-    with _figure(f"curve-{name}-{key}", 3.1, 2.7) as canvas:
+    with _figure(f"curve-{name}-{key}", 2.9, 2.6) as canvas:
         values = [np.array([row[key] for row in rows]) for rows in folds.values()]
         epochs = np.arange(1, len(values[0]) + 1)
         marker = "o" if len(epochs) == 1 else None
@@ -86,7 +86,7 @@ def learning_curve(folds: Mapping[str, Sequence[Mapping[str, float]]], key: str,
 
 def accuracies(names: Sequence[str], values: Sequence[float], intervals: Sequence[Interval], what: str) -> Drawing:
     """Draw accuracies with their 95 % intervals, one below the other."""
-    with _figure(f"accuracies-{what}", 6.4, 0.6 + 0.27 * len(names)) as canvas:
+    with _figure(f"accuracies-{what}", 4.6, 0.6 + 0.27 * len(names)) as canvas:
         axis = canvas.axis
         places = np.arange(len(names))[::-1]
         axis.errorbar(
@@ -141,7 +141,7 @@ def counts(values: NDArray[np.int64], label: str, what: str) -> Drawing:
 
 def shares(names: Sequence[str], groups: Mapping[str, Sequence[float]]) -> Drawing:
     """Draw the shares of the classes, one bar of each group side by side."""
-    with _figure("shares", 7.2, 2.9) as canvas:
+    with _figure("shares", 6.4, 2.9) as canvas:
         axis = canvas.axis
         width = 0.8 / len(groups)
         for number, (group, values) in enumerate(groups.items()):

@@ -52,6 +52,7 @@ class FoldFolder:
         self._weights = path / "weights.safetensors"
         self._out_of_fold = path / "out_of_fold.npz"
         self._test = path / "test"
+        self.events = path / "tensorboard"
 
     @property
     def is_trained(self) -> bool:
