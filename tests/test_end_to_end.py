@@ -92,6 +92,45 @@ def test_the_finished_run_answers_the_other_commands(whole_run, run_py):
     assert submission.stat().st_mtime_ns == stamp
 
 
+def test_reports_are_made_again_by_their_command(whole_run, zip_folder, run_py):
+    folder, _ = whole_run
+    path = folder / "submissions" / "tiny" / "report.html"
+    before = path.read_text()
+    path.unlink()
+    one, every = (
+        run_py("report", "--run", "tiny", "--input", zip_folder, cwd=folder),
+        run_py("report", "--all", cwd=folder),
+    )
+
+    assert one.stdout == "submissions/tiny/report.html\n", one.stderr
+    assert path.read_text() == before
+    assert every.stdout == "submissions/index.html\n", every.stderr
+    assert 'href="tiny/report.html"' in (folder / "submissions" / "index.html").read_text()
+
+
+def test_a_report_before_the_last_fold_or_on_other_images_is_refused(whole_run, run_py, tmp_path, batches_folder):
+    folder, _ = whole_run
+    shutil.copytree(folder / "submissions" / "tiny", tmp_path / "submissions" / "tiny")
+    other = run_py("report", "--run", "tiny", "--input", batches_folder.parent)
+    (tmp_path / "submissions" / "tiny" / "net" / "fold_2" / "out_of_fold.npz").unlink()
+    early = run_py("report", "--run", "tiny", "--input", batches_folder.parent)
+
+    assert (other.returncode, early.returncode) == (1, 1)
+    assert "the run tiny was started on other input" in other.stderr
+    assert "not trained yet: net fold 2" in early.stderr
+    assert "Traceback" not in other.stderr + early.stderr
+
+
+def test_quiet_leaves_the_results_alone(whole_run, zip_folder, run_py):
+    folder, _ = whole_run
+    for words in (("--quiet", "predict"), ("predict", "--quiet")):
+        done = run_py(*words, "--run", "tiny", "--input", zip_folder, cwd=folder)
+
+        assert done.returncode == 0
+        assert done.stderr == ""
+        assert "submission, checked: submissions/tiny/submission.csv" in done.stdout
+
+
 def test_a_changed_recipe_under_the_same_run_is_refused(whole_run, zip_folder, run_py):
     folder, _ = whole_run
     words = ("train", "--run", "tiny", "--input", zip_folder, "--set", "members.net.train.epochs=9")

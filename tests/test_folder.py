@@ -173,3 +173,31 @@ def test_a_place_that_can_not_be_written_is_told(tmp_path):
         RunFolder(tmp_path / "file", "first").writing(),
     ):
         pass
+
+
+def test_times_are_kept_also_of_a_stage_that_is_stopped(run, monkeypatch):
+    clock = iter([10.0, 12.5, 20.0, 24.0])
+    monkeypatch.setattr("pipeline.runs.folder.time.perf_counter", lambda: next(clock))
+    assert run.times() == []
+    with run.timing("prepare"):
+        pass
+    with pytest.raises(KeyboardInterrupt), run.timing("train"):
+        raise KeyboardInterrupt
+
+    assert run.times() == [{"stage": "prepare", "seconds": 2.5}, {"stage": "train", "seconds": 4.0}]
+
+
+def test_the_members_blend_as_the_ensemble_says(run):
+    run.begin(Config.model_validate({"folds": {"num_folds": 2}, "members": {"a": {}, "b": {}}}), {}, {})
+    said = {"a": [0.9, 0.1], "b": [0.5, 0.5]}
+    for name, values in said.items():
+        for fold in (0, 1):
+            run.fold(name, fold).finish(
+                [{"epoch": 1}], {}, Predictions(np.array([fold]), np.array([values], np.float32))
+            )
+    run.save_json("ensemble.json", {"temperatures": {"a": 0.5, "b": 1.0}, "weights": {"a": 0.5, "b": 0.5}})
+    blended = run.blended_out_of_fold()
+
+    sharpened = 0.81 / 0.82
+    assert blended.ids.tolist() == [0, 1]
+    assert blended.probabilities[0].tolist() == pytest.approx([(sharpened + 0.5) / 2, (0.01 / 0.82 + 0.5) / 2])

@@ -19,7 +19,7 @@ Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class TestFacts:
+class Predicted:
     """What the run says of the test images, in the order of their ids."""
 
     predictions: Predictions
@@ -46,7 +46,7 @@ class RunFacts:
     """Those of the blend, at the temperatures."""
     histories: Mapping[str, Mapping[str, list[dict[str, float]]]]
     """member -> fold -> epochs."""
-    test: TestFacts | None
+    test: Predicted | None
     """None: not predicted yet."""
 
 
@@ -74,12 +74,12 @@ def gather(
         members={name: run.out_of_fold(name) for name in config.members},
         blended=run.blended_out_of_fold(),
         histories={name: {fold: run.fold(name, int(fold)).history() for fold in folds} for name in config.members},
-        test=_test_facts(run, stores["test"]) if run.has_test else None,
+        test=_predicted(run, stores["test"]) if run.has_test else None,
     )
 
 
-def _test_facts(run: RunFolder, store: ImageStore) -> TestFacts:
+def _predicted(run: RunFolder, store: ImageStore) -> Predicted:
     predictions = run.test()
     if not np.array_equal(store.ids, predictions.ids):
         raise RunError(f"the run {run.name} predicted other test images; give its own folder with --input")
-    return TestFacts(predictions, run.test_passes(), run.load_json("passes.json"), store.images)
+    return Predicted(predictions, run.test_passes(), run.load_json("passes.json"), store.images)

@@ -1,0 +1,182 @@
+"""The pages in a real browser, from disk."""
+
+import json
+import os
+import shutil
+
+import pytest
+from conftest import ROOT
+from test_report import facts, hostile_page  # noqa: F401 (a fixture)
+
+from pipeline.report.page import render
+from pipeline.report.run_page import run_page
+
+webdriver = pytest.importorskip("selenium.webdriver")
+BY_CSS = "css selector"
+PHONE = 390
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER) and not os.environ.get("CI"),
+    reason="chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)",
+)
+
+BLANK = """
+const found = [];
+for (const image of document.images) {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  if (!image.complete || !canvas.width) { found.push("not loaded"); continue; }
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0);
+  const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
+  if (Math.max(...pixels.filter((_, i) => i % 4 < 3)) - Math.min(...pixels.filter((_, i) => i % 4 < 3)) < 8) {
+    found.push(image.alt || "blank");
+  }
+}
+return found;
+"""
+EMPTY_DRAWINGS = """
+return [...document.querySelectorAll(".drawing svg")].filter((svg) => {
+  const box = svg.getBoundingClientRect();
+  return box.width < 100 || box.height < 40 || svg.querySelectorAll("path, use").length < 10;
+}).length;
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    assert BROWSER, "chromium is not installed"
+    assert DRIVER, "chromedriver is not installed"
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for switch in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--force-prefers-reduced-motion",
+    ):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield found
+    found.quit()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open a page that is given as HTML, at a width and in a colour scheme."""
+
+    def show(html, *, width=1200, scheme="light"):
+        path = tmp_path / "page.html"
+        path.write_text(html, encoding="utf-8")
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        for kind in ("browser", "performance"):
+            browser.get_log(kind)
+        browser.get(path.as_uri())
+        return browser
+
+    return show
+
+
+@pytest.fixture(scope="module")
+def html(facts):  # noqa: F811
+    return render(run_page(facts))
+
+
+def texts(elements):
+    return [element.text for element in elements]
+
+
+def test_a_page_loads_whole_and_asks_for_nothing(opened, html):
+    page = opened(html)
+    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+
+    assert page.get_log("browser") == []
+    assert asked
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+    assert len(page.find_elements(BY_CSS, "img")) > 50
+    assert page.execute_script(BLANK) == []
+    assert len(page.find_elements(BY_CSS, ".drawing svg")) > 8
+    assert page.execute_script(EMPTY_DRAWINGS) == 0
+
+
+def test_a_cell_opens_its_images_and_closes_them(opened, html):
+    page = opened(html)
+    for button in page.find_elements(BY_CSS, "#confusion [data-opens]")[:5]:
+        button.click()
+        shown = page.find_elements(BY_CSS, "#confusion .opened img")
+        assert len(shown) == min(int(button.text), 16)
+        assert page.execute_script(BLANK) == []
+        assert button.get_attribute("aria-expanded") == "true"
+    button.click()
+
+    assert page.find_elements(BY_CSS, "#confusion .opened img") == []
+    assert button.get_attribute("aria-expanded") == "false"
+
+
+def test_a_table_sorts_both_ways(opened, html):
+    page = opened(html)
+    head = page.find_elements(BY_CSS, "#classes th button")[1]
+    column = "#classes tbody td:nth-child(2)"
+    head.click()
+    falling = [float(text) for text in texts(page.find_elements(BY_CSS, column))]
+    head.click()
+    rising = [float(text) for text in texts(page.find_elements(BY_CSS, column))]
+
+    assert falling == sorted(falling, reverse=True)
+    assert rising == sorted(rising)
+    assert len(set(rising)) > 3
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_it_without_a_sideways_scroll(opened, html, scheme):
+    page = opened(html, width=PHONE, scheme=scheme)
+
+    assert page.execute_script("return innerWidth") == PHONE
+    assert page.execute_script("return document.documentElement.scrollWidth") <= PHONE
+
+
+def test_dark_and_light_differ_and_can_be_read(opened, html):
+    brightness = {}
+    for scheme in ("light", "dark"):
+        page = opened(html, scheme=scheme)
+        colours = page.execute_script(
+            "return ['backgroundColor', 'color'].map((key) => getComputedStyle(document.body)[key])"
+        )
+        brightness[scheme] = [
+            sum(float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]) / 3 for colour in colours
+        ]
+
+    (paper, ink), (dark_paper, dark_ink) = brightness["light"], brightness["dark"]
+    assert paper - ink > 150
+    assert dark_ink - dark_paper > 150
+
+
+def test_a_script_in_a_name_is_text(opened):
+    page = opened(render(hostile_page()))
+
+    assert page.execute_script("return window.hacked === undefined")
+    assert page.find_element(BY_CSS, "h1").text == "<script>window.hacked = 1</script>"
+    page.find_element(BY_CSS, "[data-opens]").click()
+    assert "<script>" in page.find_element(BY_CSS, ".opened").text
+    assert page.execute_script("return window.hacked === undefined")
+
+
+@pytest.mark.slow
+def test_the_report_of_a_whole_job_opens(whole_run, opened):
+    folder, done = whole_run
+    path = folder / "submissions" / "tiny" / "report.html"
+    page = opened(path.read_text(encoding="utf-8"))
+
+    assert "report: submissions/tiny/report.html" in done.stdout
+    assert page.get_log("browser") == []
+    assert page.execute_script(BLANK) == []
+    assert len(page.find_elements(BY_CSS, "section")) == 12
+    assert "predict" in page.find_element(BY_CSS, "#folds").text
+    assert ROOT.as_posix() not in page.page_source
