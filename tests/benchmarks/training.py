@@ -7,9 +7,9 @@ import torch
 from timing import in_turn, ratio
 
 from pipeline.config import MachineConfig
-from pipeline.learning.dataset import AugmentedImages, TrainLoader
+from pipeline.learning.dataset import TrainLoader
 from pipeline.learning.device import set_up_machine
-from pipeline.learning.train import Learner
+from pipeline.learning.train import Learner, make_loader
 from pipeline.recipes import RECIPES, load_config
 
 NUM_STEPS, ROUNDS = 4, 7
@@ -26,8 +26,7 @@ def main() -> None:
         learner = Learner(member, machine)
         learner.whiten(images, seed=0)
         learner.begin_epoch(member.train.epochs - 1)
-        dataset = AugmentedImages(images, classes, member.augment, seed=0, alternate_mirror=member.alternate_mirror)
-        loader = TrainLoader(dataset, batch_size, seed=0, num_workers=0)
+        loader = make_loader(member, images, classes, seed=0)
         ready = torch.from_numpy(images[:batch_size]), torch.from_numpy(classes[:batch_size])
 
         def with_loader(loader: TrainLoader = loader, learner: Learner = learner) -> None:
