@@ -45,17 +45,17 @@ def unseen(_done: int, _total: int) -> None:
 class Bar:
     """One part of a job in the view: call it with how many images are done, and of how many (in all the epochs)."""
 
-    def __init__(self, view: "LiveView", title: str, epochs: int, work: float) -> None:
-        self._view, self._title, self._epochs, self._work = view, title, epochs, work
+    def __init__(self, view: "LiveView", task: TaskID, title: str, epochs: int, work: float, share: float) -> None:
+        self._view, self._task, self._title, self._epochs, self._work = view, task, title, epochs, work
         self._said = ""
-        self.share = 0.0
+        self.share = share
 
     def __call__(self, done: int, total: int) -> None:
         """Show how far it is."""
         text = self._title
         if self._epochs:
             text += f", epoch {min(done * self._epochs // total + 1, self._epochs)} of {self._epochs}"
-        self._view.show(text + self._said, done, total, self._work * (done / total - self.share))
+        self._view.show(self._task, text + self._said, done, total, self._work * (done / total - self.share))
         self.share = done / total
 
     def say(self, text: str) -> None:
@@ -69,28 +69,25 @@ class LiveView:
     def __init__(self, progress: Progress, work: float) -> None:
         self._progress, self._work = progress, work
         self._whole = progress.add_task("whole job", total=work, counts_images=False) if work else None
-        self._part: TaskID | None = None
         self._done, self._began, self._done_before = 0.0, time.monotonic(), 0.0
 
     @contextmanager
     def bar(self, title: str, *, epochs: int = 0, work: float = 0.0, share_before: float = 0.0) -> Iterator[Bar]:
         """Show a part of the job, of which a share was done in an earlier call."""
-        bar = Bar(self, title, epochs, work)
-        bar.share = share_before
         self._done_before += work * share_before
         self._done += work * share_before
-        self._part = self._progress.add_task(title, total=None, counts_images=True)
+        task = self._progress.add_task(title, total=None, counts_images=True)
+        bar = Bar(self, task, title, epochs, work, share_before)
         try:
             yield bar
         finally:
             self._progress.refresh()
-            self._progress.remove_task(self._part)
+            self._progress.remove_task(task)
             self._add_work(work * (1 - bar.share))
 
-    def show(self, text: str, done: int, total: int, more_work: float) -> None:
-        """Update the part that runs, and the whole job by the work that was done since the last time."""
-        if self._part is not None:
-            self._progress.update(self._part, description=text, completed=done, total=total)
+    def show(self, task: TaskID, text: str, done: int, total: int, more_work: float) -> None:
+        """Update a part that runs, and the whole job by the work that was done since the last time."""
+        self._progress.update(task, description=text, completed=done, total=total)
         self._add_work(more_work)
 
     def time_left(self) -> timedelta | None:

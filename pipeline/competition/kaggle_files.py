@@ -34,6 +34,7 @@ class KaggleFiles:
         self._folder = folder
         self._zip = folder / ZIP_NAME
         self.name = str(self._zip if self._zip.exists() else folder)
+        self._archives: dict[Split, SevenZip] = {}
 
     @cached_property
     def _zipped_names(self) -> list[str]:
@@ -113,7 +114,10 @@ class KaggleFiles:
                 )
 
     def _archive(self, split: Split) -> SevenZip:
-        return SevenZip(partial(self._open, f"{split}.7z"), self._named(f"{split}.7z"))
+        """Return an archive whose header is read once: that of the test images takes seconds."""
+        if split not in self._archives:
+            self._archives[split] = SevenZip(partial(self._open, f"{split}.7z"), self._named(f"{split}.7z"))
+        return self._archives[split]
 
     def _read_pngs(self, split: Split, names: list[str], put: Put[list[tuple[int, bytes]]]) -> None:
         images = []

@@ -1,6 +1,8 @@
 """An input folder -> the decoded images of both splits."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
@@ -14,24 +16,42 @@ from pipeline.progress import live_view, log
 
 
 def prepare(input_dir: Path, cache_dir: Path | None = None, *, again: bool = False) -> dict[Split, ImageStore]:
-    """Decode the images of both splits; what is decoded already is only opened. Raises InputError."""
-    source = find_source(input_dir)
-    stores: dict[Split, ImageStore] = {}
-    for split in ("train", "test"):
-        began = time.perf_counter()
-        with live_view() as view, view.bar(f"decode {split} images") as on_images:
-            folder = cache_folder(cache_dir, input_dir)
-            stores[split] = prepare_images(
-                source,
-                split,
-                folder,
-                again=again,
-                check_ids=partial(_check_labelled, source) if split == "train" else any_ids,
-                on_images=on_images,
-            )
-        seconds = time.perf_counter() - began
-        log.info("%s images of %s: %s ready in %.1f s", split, source.name, f"{len(stores[split].ids):,}", seconds)
-    return stores
+    """Decode the images of both splits; what is decoded already is only opened. Raises InputError.
+
+    Both at once: LZMA decodes a block on one core, and what the other core has to do would not fill it.
+    """
+    source, folder = find_source(input_dir), cache_folder(cache_dir, input_dir)
+    splits: tuple[Split, ...] = ("train", "test")
+    stop = threading.Event()
+    with live_view() as view, ThreadPoolExecutor(len(splits)) as pool:
+
+        def prepare_split(split: Split) -> ImageStore:
+            began = time.perf_counter()
+            with view.bar(f"decode {split} images") as bar:
+
+                def tell(done: int, total: int) -> None:
+                    if stop.is_set():
+                        raise _StoppedError
+                    bar(done, total)
+
+                check_ids = partial(_check_labelled, source) if split == "train" else any_ids
+                store = prepare_images(source, split, folder, again=again, check_ids=check_ids, on_images=tell)
+            seconds = time.perf_counter() - began
+            log.info("%s images of %s: %s ready in %.1f s", split, source.name, f"{len(store.ids):,}", seconds)
+            return store
+
+        running = {split: pool.submit(prepare_split, split) for split in splits}
+        try:
+            for done in as_completed(running.values()):
+                done.result()
+        finally:
+            # After a fault of one split, or Ctrl-C, nobody waits for the other.
+            stop.set()
+    return {split: future.result() for split, future in running.items()}
+
+
+class _StoppedError(Exception):
+    """Ends the preparation of a split that nobody waits for."""
 
 
 def _check_labelled(source: Source, with_image: Ids) -> None:
