@@ -21,7 +21,8 @@ from pipeline.learning.train import EpochRecord, TrainState, build_model, train_
 from pipeline.predictions import Predictions
 from pipeline.progress import LiveView, OnImages, log
 from pipeline.runs.event_log import event_log
-from pipeline.runs.folder import FoldFolder, FoldTable
+from pipeline.runs.fold_folder import FoldFolder
+from pipeline.runs.folder import FoldTable
 
 SLICE = 20_000  # test images between two savings
 

@@ -17,7 +17,7 @@ from pipeline.competition.images import ImageStore
 from pipeline.competition.labels import Labels
 from pipeline.competition.prepare import prepare
 from pipeline.competition.source import find_source, search_source
-from pipeline.competition.submission import check_submission, write_submission
+from pipeline.competition.submission import check_labels, check_submission, write_submission
 from pipeline.config import Config
 from pipeline.errors import InputError, RunError
 from pipeline.files import write_text
@@ -107,6 +107,8 @@ def train(work: Work, *, only_fold: int | None = None, then_predict: bool = Fals
             stores = prepare(work.input_dir, work.config.images.cache_dir)
         table = _begin_run(work, stores, machine)
         jobs = [job for job in work.fold_jobs() if only_fold in (None, job.fold) and not job.folder.is_trained]
+        for damaged in (path for job in jobs for path in job.folder.broken()):
+            log.warning("%s is damaged or gone; its fold is trained again", damaged)
         to_do = sum(job.training_work(table) for job in jobs)
         if then_predict:
             to_do += prediction_work(list(work.fold_jobs()), work.config.predict.selective, len(stores["test"].ids))
@@ -123,7 +125,11 @@ def validate(run: RunFolder) -> dict[str, Any]:
     for name in config.members:
         folders = {fold: run.fold(name, fold) for fold in range(config.folds.num_folds)}
         judged = {fold: folder.out_of_fold() for fold, folder in folders.items() if folder.is_trained}
-        metrics["missing"] += [f"{name} fold {fold}" for fold in folders if fold not in judged]
+        metrics["missing"] += [
+            f"{name} fold {fold}" + "".join(f" ({path.name} is damaged or gone)" for path in folders[fold].broken())
+            for fold in folders
+            if fold not in judged
+        ]
         scores = {str(fold): score(p.probabilities, table.classes_of(p.ids)) for fold, p in judged.items()}
         metrics["members"][name] = {"folds": scores, "compute": _compute(config, name, table, judged, run)}
         if len(judged) == len(folders):
@@ -173,7 +179,7 @@ def predict_test(work: Work) -> dict[str, Any] | None:
         work.run.save_json("passes.json", found.account)
         ids = stores["test"].ids
         write_submission(work.run.submission, ids, found.blended.probabilities.argmax(1))
-    problems = check_submission(work.run.submission, ids)
+    problems, _ = check(work.run.submission, work.input_dir)
     if problems:
         raise RunError(f"{work.run.submission} is not what was written: {'; '.join(problems)}")
     labels = source.test_labels()
@@ -206,9 +212,17 @@ def score_test(run: RunFolder, labels: Labels) -> dict[str, Any]:
 
 
 def check(file: Path, input_dir: Path) -> tuple[list[str], str]:
-    """Return all that is wrong with a submission, and which test ids it was held against."""
+    """Return all that is wrong with a submission, and which test ids it was held against.
+
+    The file in a run's folder also has to say what the run predicted.
+    """
     ids, origin = _expected_ids(file, input_dir)
-    return check_submission(file, ids), f"{origin}, {len(ids):,}"
+    run = _run_of(file)
+    problems = check_submission(file, ids)
+    if run is not None and not problems and file.name == run.submission.name:
+        test = run.test()
+        problems = check_labels(file, test.ids, test.probabilities.argmax(1))
+    return problems, f"{origin}, {len(ids):,}"
 
 
 def _expected_ids(file: Path, input_dir: Path) -> tuple[NDArray[np.int64], str]:
@@ -249,11 +263,10 @@ def submit(
     """Check a submission and upload it; return what became of it, and its run's out-of-fold accuracy."""
     file = file or open_run(run).submission
     folder = _run_of(file)
-    ids, origin = _expected_ids(file, input_dir)
-    wrong_size = _wrong_size(len(ids))
-    problems = check_submission(file, ids) or ([wrong_size] if wrong_size else [])
+    problems, against = check(file, input_dir)
+    wrong_size = _wrong_size(len(_expected_ids(file, input_dir)[0]))
+    problems = problems or ([wrong_size] if wrong_size else [])
     if problems:
-        against = f"{origin}, {len(ids):,}"
         raise InputError(f"{file} was not uploaded (checked against {against}):\n  " + "\n  ".join(problems))
     metrics = folder.load_json("metrics.json") if folder else None
     upload = submitting.submit(

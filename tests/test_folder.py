@@ -97,6 +97,7 @@ def test_a_finished_fold_has_all_and_no_checkpoint(run):
     assert torch.equal(fold.weights()["a"], tensors["model.a"])
     assert np.array_equal(fold.out_of_fold().probabilities, PREDICTIONS.probabilities)
     assert sorted(p.name for p in fold.path.iterdir()) == [
+        "checksums.json",
         "history.csv",
         "out_of_fold.npz",
         "weights.safetensors",
@@ -201,3 +202,48 @@ def test_the_members_blend_as_the_ensemble_says(run):
     sharpened = 0.81 / 0.82
     assert blended.ids.tolist() == [0, 1]
     assert blended.probabilities[0].tolist() == pytest.approx([(sharpened + 0.5) / 2, (0.01 / 0.82 + 0.5) / 2])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [flip_a_bit, lambda path: path.unlink()], ids=["one bit", "deleted"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "out_of_fold.npz", "history.csv"])
+def test_a_finished_fold_that_was_damaged_is_to_be_made_again(run, name, harm):
+    fold = run.fold("net", 0)
+    fold.finish(HISTORY, {"a": torch.zeros(4)}, PREDICTIONS)
+    harm(fold.path / name)
+
+    assert not fold.is_trained
+    assert fold.broken() == [fold.path / name]
+
+
+def test_a_finished_fold_of_an_older_version_is_taken_as_it_is(run):
+    fold = run.fold("net", 0)
+    fold.finish(HISTORY, {"a": torch.zeros(4)}, PREDICTIONS)
+    (fold.path / "checksums.json").unlink()
+
+    assert fold.is_trained
+
+
+@pytest.mark.parametrize("name", ["folds.csv", "config.yaml", "input.json", "environment.json"])
+def test_a_run_whose_files_were_changed_is_refused(run, name):
+    run.begin(Config(), {"train": "1"}, {"date": "today"})
+    run.save_folds(TABLE)
+    flip_a_bit(run.path / name)
+
+    with pytest.raises(RunError, match=rf"^in the run first not as it wrote them: {name};"):
+        run.config()
+
+
+def test_a_damaged_slice_of_the_test_images_is_predicted_again(run, caplog, monkeypatch):
+    monkeypatch.setattr("pipeline.progress.log.propagate", True)
+    fold = run.fold("net", 0)
+    fold.save_test("round_0", 0, PREDICTIONS)
+    flip_a_bit(fold.path / "test" / "round_0.000.npz")
+
+    assert not fold.has_test("round_0", 0, PREDICTIONS.ids)
+    assert "it is predicted again" in caplog.text

@@ -12,7 +12,8 @@ from pipeline.jobs import FoldJob
 from pipeline.learning.device import Machine
 from pipeline.learning.predict import views_of
 from pipeline.progress import LiveView
-from pipeline.runs.folder import FoldFolder, FoldTable
+from pipeline.runs.fold_folder import FoldFolder
+from pipeline.runs.folder import FoldTable
 
 MACHINE = Machine()
 VIEW = LiveView(Progress(disable=True), 0.0)

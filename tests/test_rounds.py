@@ -9,7 +9,7 @@ from pipeline.learning.device import Machine
 from pipeline.predictions import Predictions, blend, weighted_mean
 from pipeline.progress import live_view
 from pipeline.rounds import predict_in_rounds
-from pipeline.runs.folder import FoldFolder
+from pipeline.runs.fold_folder import FoldFolder
 
 NUM_IMAGES = 2000
 ENSEMBLE = {"weights": {"good": 0.7, "fair": 0.3, "useless": 0.0}, "temperatures": {"good": 0.8, "fair": 1.2}}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.competition.facts import CLASS_NAMES
-from pipeline.competition.submission import check_submission, find_problems, write_submission
+from pipeline.competition.submission import check_labels, check_submission, find_problems, write_submission
 from pipeline.errors import InputError
 
 IDS = np.arange(1, 13)
@@ -97,3 +97,12 @@ def test_all_faults_come_at_once():
 def test_a_missing_file_is_one_clear_error(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.csv can't be read: No such file"):
         check_submission(tmp_path / "nothing.csv", IDS)
+
+
+def test_labels_that_the_run_did_not_predict_are_named(tmp_path):
+    path, ids = tmp_path / "submission.csv", np.arange(1, 6)
+    write_submission(path, ids, np.array([0, 1, 2, 3, 4]))
+
+    assert check_labels(path, ids, np.array([0, 1, 2, 3, 4])) == []
+    (problem,) = check_labels(path, ids, np.array([0, 1, 2, 9, 4]))
+    assert problem.startswith("the run predicted something else than '4,cat' (line 5)")

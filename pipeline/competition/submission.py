@@ -35,6 +35,24 @@ def check_submission(path: Path, expected_ids: NDArray[np.int64]) -> list[str]:
     return find_problems(data, expected_ids)
 
 
+def check_labels(path: Path, ids: NDArray[np.int64], classes: NDArray[np.int64]) -> list[str]:
+    """Return where a good submission says something else than classes [N] of ids [N], the test predictions."""
+    expected = {str(number): CLASS_NAMES[kind] for number, kind in zip(ids, classes, strict=True)}
+    with path.open(newline="", encoding="utf-8") as file:
+        other = [(line, f"{i},{label}") for line, (i, label) in _numbered_rows(file) if expected.get(i) != label]
+    return (
+        [f"the run predicted something else than {_shown(other)}; python run.py predict writes it again"]
+        if other
+        else []
+    )
+
+
+def _numbered_rows(file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    rows = enumerate(csv.reader(file), start=1)
+    next(rows)
+    yield from rows
+
+
 def find_problems(data: bytes, expected_ids: NDArray[np.int64]) -> list[str]:
     """Check the bytes of a submission against the test ids [N]: one line per kind of fault, the first places named."""
     if data.startswith(b"\xef\xbb\xbf"):

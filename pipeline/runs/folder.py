@@ -1,30 +1,27 @@
 """submissions/<run>/: named paths, atomic writes, one writer at a time, what is done and what is not."""
 
-import csv
 import fcntl
-import io
 import json
 import os
 import re
 import time
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, RunError
-from pipeline.files import write_bytes, write_json, write_text
+from pipeline.files import write_json, write_text
 from pipeline.predictions import Predictions, blend, join
 from pipeline.recipes import build_config, differences, parse_yaml
+from pipeline.runs.fold_folder import FoldFolder
+from pipeline.runs.prediction_files import load_predictions, reading, save_predictions
+from pipeline.runs.seals import Seals
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -43,76 +40,6 @@ class FoldTable:
         return self.classes[np.searchsorted(self.ids, ids)]
 
 
-class FoldFolder:
-    """One member on one fold."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._checkpoint = path / "checkpoint.safetensors"
-        self._weights = path / "weights.safetensors"
-        self._out_of_fold = path / "out_of_fold.npz"
-        self._test = path / "test"
-        self.events = path / "tensorboard"
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether the fold is trained and judged; the out-of-fold predictions are written last."""
-        return self._out_of_fold.exists()
-
-    def save_checkpoint(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
-        """Keep a training in progress."""
-        data = safetensors.torch.save(dict(tensors), metadata={"history": json.dumps(list(history))})
-        write_bytes(self._checkpoint, data)
-
-    def load_checkpoint(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]] | None:
-        """Return the history and tensors of a training in progress, if there is one."""
-        if not self._checkpoint.exists():
-            return None
-        with _reading(self._checkpoint), safe_open(self._checkpoint, "pt") as file:
-            history = json.loads(file.metadata()["history"])
-            return history, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-
-    def finish(
-        self, history: Sequence[Mapping[str, Any]], weights: Mapping[str, Tensor], out_of_fold: Predictions
-    ) -> None:
-        """Keep a finished fold; only then drop its checkpoint."""
-        write_text(self.path / "history.csv", _as_csv(history))
-        data = safetensors.torch.save(dict(weights))
-        write_bytes(self._weights, data)
-        _save_predictions(self._out_of_fold, out_of_fold)
-        self._checkpoint.unlink(missing_ok=True)
-
-    def history(self) -> list[dict[str, float]]:
-        """Return the epochs of a finished fold."""
-        with (self.path / "history.csv").open(newline="", encoding="utf-8") as file:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights of a finished fold."""
-        with _reading(self._weights):
-            return safetensors.torch.load_file(self._weights)
-
-    def out_of_fold(self) -> Predictions:
-        """Return the predictions for the images that the fold held out."""
-        return _load_predictions(self._out_of_fold)
-
-    def has_test(self, name: str, number: int, ids: NDArray[np.int64]) -> bool:
-        """Whether a slice of the test images is predicted, and is of these ids."""
-        path = self._test_slice(name, number)
-        return path.exists() and np.array_equal(_load_predictions(path).ids, ids)
-
-    def save_test(self, name: str, number: int, predictions: Predictions) -> None:
-        """Keep the predictions for a slice of the test images; the name says in which round they were made."""
-        _save_predictions(self._test_slice(name, number), predictions)
-
-    def test(self, name: str) -> Predictions:
-        """Return the predictions for all test images of a round."""
-        return join([_load_predictions(path) for path in sorted(self._test.glob(f"{name}.*.npz"))])
-
-    def _test_slice(self, name: str, number: int) -> Path:
-        return self._test / f"{name}.{number:03}.npz"
-
-
 class RunFolder:
     """All that is kept of one run."""
 
@@ -126,6 +53,7 @@ class RunFolder:
         self._config = self.path / "config.yaml"
         self._folds = self.path / "folds.csv"
         self._test = self.path / "test.npz"
+        self._seals = Seals(self.path)
 
     @property
     def exists(self) -> bool:
@@ -162,7 +90,13 @@ class RunFolder:
             yield
 
     def config(self) -> Config:
-        """Return the recipe with which the run was started. Raises RunError if it never was."""
+        """Return the recipe with which the run was started. Raises RunError if it never was, or files were changed."""
+        broken = self._seals.broken()
+        if broken:
+            raise RunError(
+                f"in the run {self.name} not as it wrote them: {', '.join(broken)}; put back what stood there, "
+                "or choose another --run"
+            )
         try:
             text = self._config.read_text(encoding="utf-8")
         except OSError:
@@ -196,6 +130,7 @@ class RunFolder:
         write_json(self.path / "input.json", inputs)
         write_json(self.path / "environment.json", environment)
         write_text(self._config, config.to_yaml())
+        self._seals.keep("input.json", "environment.json", self._config.name)
 
     @property
     def has_folds(self) -> bool:
@@ -206,6 +141,7 @@ class RunFolder:
         """Keep the folds, which are made once."""
         rows = zip(table.ids.tolist(), table.classes.tolist(), table.folds.tolist(), table.groups.tolist(), strict=True)
         write_text(self._folds, "id,class,fold,group\n" + "".join(f"{i},{c},{f},{g}\n" for i, c, f, g in rows))
+        self._seals.keep(self._folds.name)
 
     def folds(self) -> FoldTable:
         """Return the folds. Raises RunError when they are missing or damaged."""
@@ -257,7 +193,7 @@ class RunFolder:
 
     def save_test(self, blended: Predictions, passes: NDArray[np.int64]) -> None:
         """Keep the blended predictions for the test images, and how many passes each took."""
-        _save_predictions(self._test, blended, passes)
+        save_predictions(self._test, blended, passes)
 
     @property
     def has_test(self) -> bool:
@@ -268,42 +204,12 @@ class RunFolder:
         """Return the blended predictions for the test images. Raises RunError if there are none."""
         if not self.has_test:
             raise RunError(f"the run {self.name} has not predicted the test images yet")
-        return _load_predictions(self._test)
+        return load_predictions(self._test)
 
     def test_passes(self) -> NDArray[np.int64]:
         """Return how many passes (fold x view) each test image took, in the order of `test`."""
-        with _reading(self._test), self._test.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        with reading(self._test), self._test.open("rb") as file, np.load(file, allow_pickle=False) as found:
             return found["passes"]
-
-
-def _save_predictions(path: Path, predictions: Predictions, passes: NDArray[np.int64] | None = None) -> None:
-    buffer = io.BytesIO()
-    more = {} if passes is None else {"passes": passes}
-    np.savez(buffer, allow_pickle=False, ids=predictions.ids, probabilities=predictions.probabilities, **more)
-    write_bytes(path, buffer.getvalue())
-
-
-def _load_predictions(path: Path) -> Predictions:
-    with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-        return Predictions(found["ids"], found["probabilities"])
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, SafetensorError) as error:
-        raise RunError(
-            f"{path} is damaged ({error}); delete {path.parent} to have this fold made again by the same command"
-        ) from None
-
-
-def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _others(submissions: Path) -> str:

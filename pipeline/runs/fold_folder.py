@@ -1,0 +1,109 @@
+"""submissions/<run>/<member>/fold_<n>/: a training in progress, and what is kept of it."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor
+
+from pipeline.errors import RunError
+from pipeline.files import write_bytes, write_text
+from pipeline.predictions import Predictions, join
+from pipeline.progress import log
+from pipeline.runs.prediction_files import load_predictions, reading, save_predictions
+from pipeline.runs.seals import Seals
+
+
+class FoldFolder:
+    """One member on one fold."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._checkpoint = path / "checkpoint.safetensors"
+        self._weights = path / "weights.safetensors"
+        self._out_of_fold = path / "out_of_fold.npz"
+        self._test = path / "test"
+        self.events = path / "tensorboard"
+        self._seals = Seals(path)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the fold is trained and judged; the out-of-fold predictions and the checksums are written last."""
+        return self._out_of_fold.exists() and not self._seals.broken()
+
+    def broken(self) -> list[Path]:
+        """Return the files of a finished fold that are gone or are not what they were."""
+        return [self.path / name for name in self._seals.broken()]
+
+    def save_checkpoint(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
+        """Keep a training in progress."""
+        data = safetensors.torch.save(dict(tensors), metadata={"history": json.dumps(list(history))})
+        write_bytes(self._checkpoint, data)
+
+    def load_checkpoint(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]] | None:
+        """Return the history and tensors of a training in progress, if there is one."""
+        if not self._checkpoint.exists():
+            return None
+        with reading(self._checkpoint), safe_open(self._checkpoint, "pt") as file:
+            history = json.loads(file.metadata()["history"])
+            return history, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+    def finish(
+        self, history: Sequence[Mapping[str, Any]], weights: Mapping[str, Tensor], out_of_fold: Predictions
+    ) -> None:
+        """Keep a finished fold; only then drop its checkpoint."""
+        write_text(self.path / "history.csv", _as_csv(history))
+        data = safetensors.torch.save(dict(weights))
+        write_bytes(self._weights, data)
+        save_predictions(self._out_of_fold, out_of_fold)
+        self._seals.keep("history.csv", self._weights.name, self._out_of_fold.name)
+        self._checkpoint.unlink(missing_ok=True)
+
+    def history(self) -> list[dict[str, float]]:
+        """Return the epochs of a finished fold."""
+        with (self.path / "history.csv").open(newline="", encoding="utf-8") as file:
+            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of a finished fold."""
+        with reading(self._weights):
+            return safetensors.torch.load_file(self._weights)
+
+    def out_of_fold(self) -> Predictions:
+        """Return the predictions for the images that the fold held out."""
+        return load_predictions(self._out_of_fold)
+
+    def has_test(self, name: str, number: int, ids: NDArray[np.int64]) -> bool:
+        """Whether a slice of the test images is predicted, and is of these ids; a damaged one is not."""
+        path = self._test_slice(name, number)
+        try:
+            return path.exists() and np.array_equal(load_predictions(path).ids, ids)
+        except RunError as error:
+            log.warning("%s; it is predicted again", error)
+            return False
+
+    def save_test(self, name: str, number: int, predictions: Predictions) -> None:
+        """Keep the predictions for a slice of the test images; the name says in which round they were made."""
+        save_predictions(self._test_slice(name, number), predictions)
+
+    def test(self, name: str) -> Predictions:
+        """Return the predictions for all test images of a round."""
+        return join([load_predictions(path) for path in sorted(self._test.glob(f"{name}.*.npz"))])
+
+    def _test_slice(self, name: str, number: int) -> Path:
+        return self._test / f"{name}.{number:03}.npz"
+
+
+def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
