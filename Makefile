@@ -1,10 +1,13 @@
 # make demo: the whole job on a drawn competition    make test: the tests    make lint: the linters
+# make faults: whole jobs broken on purpose, half an hour
+# make fuzz FUZZ_SECONDS=120: hostile files, searched by coverage, so long for each kind
 # make bench: ratios of timings, see tests/benchmarks/README.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FUZZ_SECONDS ?= 20
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test lint faults fuzz bench
 
 setup: $(VENV)/.installed
 
@@ -28,6 +31,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: $(VENV)/.installed-dev
+	PYTHONPATH=. $(BIN)/python -m tests.faults
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet atheris==3.0.0
+	PYTHONPATH=. FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzz
 
 bench: $(VENV)/.installed-dev
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/training.py

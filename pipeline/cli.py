@@ -1,6 +1,7 @@
 """The commands. Each reads its options, calls a stage, and prints where the results are."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -242,11 +243,17 @@ def diff(one: str, other: str) -> None:
     print(format_comparison(one, other, stages.compare(one, other)))
 
 
+def _interrupt(_number: int, _frame: object) -> None:
+    """End on SIGTERM, which schedulers and shutdowns send, as on Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run a command; what the user can mend is one clear text on stderr and status 1."""
     # Threads of OpenMP that wait should spin for a moment only: beside another busy process they would take most of
     # what the cores have (configs/LOG.md). It is read when torch is loaded, so it has to be set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except UserError as error:

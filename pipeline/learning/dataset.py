@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import AugmentStep
+from pipeline.errors import TrainingError
 from pipeline.learning.augment import Augmentation
 from pipeline.learning.seeding import derive_seed
 
@@ -88,9 +89,17 @@ class TrainLoader:
         return len(self._batches)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0)."""
+        """Yield the batches of an epoch (from 0). Raises TrainingError if a worker dies."""
         self._batches.epoch = epoch
-        yield from self._loader
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TrainingError(
+                "a data worker was killed, most often because the memory ran out; what was finished is saved: give the "
+                "same command again with a smaller machine.num_workers (0 needs no worker)"
+            ) from None
 
     def seen(self, row: int, epoch: int) -> NDArray[np.uint8] | None:
         """Return the image of a row as an epoch (from 0) shows it; None if it is left over after the last batch."""

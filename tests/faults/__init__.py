@@ -1,0 +1,1 @@
+"""Whole jobs that are broken on purpose; `make faults` runs all of it."""

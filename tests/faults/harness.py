@@ -1,0 +1,138 @@
+"""A tiny drawn competition, a job over all stages, and ways to harm it."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.competition.drawn import draw_competition
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = """
+members:
+  net:
+    model: {name: whitened_cnn, params: {widths: [4, 8, 8]}}
+    augment:
+      - {name: HorizontalFlip, params: {p: 0.5}}
+    train: {epochs: 3, batch_size: 16, ema_decay: 0.5, optimizer: {muon: {lr: 0.1}}}
+folds: {num_folds: 2}
+predict: {selective: {sample: 10}}
+"""
+# What a run must end with, byte for byte; the others hold times of the day or of the clock.
+RESULTS = ("submission.csv", "test.npz", "folds.csv", "ensemble.json", "passes.json")
+SAME, REFUSED, LOST = "same bytes", "refused clearly", "lost"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: int
+    said: str
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it refused as it should: one error for the person, and no traceback."""
+        return self.status != 0 and "error: " in self.said and "Traceback" not in self.said
+
+
+class Job:
+    """A folder with an input of its own in which the whole job runs, again and again."""
+
+    def __init__(self, folder: Path, *, extra: tuple[str, ...] = ()) -> None:
+        self.folder = folder
+        self.run = folder / "submissions" / "tiny"
+        self._command = [sys.executable, str(ROOT / "run.py"), "all", "--config", "tiny.yaml", *extra]
+
+    @classmethod
+    def new(cls, folder: Path, *, extra: tuple[str, ...] = ()) -> "Job":
+        """Draw the competition anew: the same pictures every time."""
+        draw_competition(folder / "input", num_train=80, num_test=60, seed=3)
+        (folder / "tiny.yaml").write_text(RECIPE)
+        return cls(folder, extra=extra)
+
+    def copy(self, folder: Path) -> "Job":
+        """Return the same job, as far as it has come, in another folder."""
+        shutil.copytree(self.folder, folder)
+        os.utime(folder / "input" / "cifar-10.zip", ns=(0, (self.folder / "input" / "cifar-10.zip").stat().st_mtime_ns))
+        return Job(folder)
+
+    def start(self, **options: object) -> subprocess.Popen[str]:
+        """Start the job in a process of its own."""
+        return subprocess.Popen(
+            self._command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        )  # type: ignore[call-overload]
+
+    def finish(self, *, file_limit: int | None = None) -> Ended:
+        """Run the job to its end, with no file larger than a limit in bytes."""
+
+        def limit() -> None:
+            if file_limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+        process = self.start(preexec_fn=limit)
+        said, _ = process.communicate(timeout=300)
+        return Ended(process.returncode, said)
+
+    def kill_after(self, seconds: float, number: int = signal.SIGKILL) -> Ended:
+        """Send a signal so long after the start; if it ended before, it ended."""
+        process = self.start()
+        try:
+            said, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+            said, _ = process.communicate(timeout=60)
+        return Ended(process.returncode, said)
+
+    def results(self) -> dict[str, bytes]:
+        """Return the bytes of all that a run must end with, weights and out-of-fold predictions among them."""
+        fold_files = sorted(self.run.glob("net/fold_*/*.safetensors")) + sorted(self.run.glob("net/fold_*/*.npz"))
+        paths = [self.run / name for name in RESULTS] + fold_files
+        return {str(path.relative_to(self.run)): path.read_bytes() if path.exists() else b"missing" for path in paths}
+
+
+def undisturbed(folder: Path) -> tuple[Job, float]:
+    """Run a job that nobody harms; return it with the seconds that it took."""
+    job = Job.new(folder)
+    began = time.monotonic()
+    ended = job.finish()
+    assert ended.status == 0, ended.said
+    return job, time.monotonic() - began
+
+
+def verdict(job: Job, whole: Job, ended: Ended) -> str:
+    """Say what became of a job that was harmed and then given the same command again."""
+    if ended.status == 0 and job.results() == whole.results():
+        return SAME
+    return REFUSED if ended.is_clear else LOST
+
+
+def truncate(path: Path) -> None:
+    """Cut a file in half."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def delete(path: Path) -> None:
+    """Remove a file."""
+    path.unlink()
+
+
+HARMS: dict[str, Callable[[Path], None]] = {"truncated": truncate, "one bit flipped": flip_a_bit, "deleted": delete}
+
+
+def files_of(run: Path) -> list[Path]:
+    """Return every file of a run that can be harmed."""
+    return sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock" and path.stat().st_size)
