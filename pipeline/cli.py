@@ -181,9 +181,9 @@ def check(
     input_dir: InputOption = INPUT,
 ) -> None:
     """Would Kaggle take this file? Tells every way in which it would not."""
-    from pipeline import stages
+    from pipeline import checking
 
-    problems, against = stages.check(file, input_dir)
+    problems, against = checking.check(file, input_dir)
     if problems:
         raise UserError(f"{file} would be refused (checked against {against}):\n  " + "\n  ".join(problems))
     print(f"{file}: good to upload (checked against {against})")
@@ -200,10 +200,15 @@ def submit(
     again: Annotated[bool, typer.Option("--again", help="Upload a file that was uploaded before.")] = False,
 ) -> None:
     """Check a submission, upload it to Kaggle once, wait for its score, and write it in the ledger."""
-    from pipeline import stages
+    from pipeline import checking, stages
 
-    upload, cv = stages.submit(
-        file, run, input_dir, message=message, again=again, wait_seconds=seconds if wait else 0.0
+    upload, cv = checking.submit(
+        file or stages.open_run(run).submission,
+        stages.ledger(),
+        input_dir,
+        message=message,
+        again=again,
+        wait_seconds=seconds if wait else 0.0,
     )
     print(format_upload(upload, cv))
 
@@ -273,7 +278,7 @@ def _be_quiet(quiet: bool) -> None:
 
 def _predict(work: "Work") -> None:
     """Write the submission and print the run's scores and what to do next."""
-    from pipeline import stages
+    from pipeline import checking, stages
 
     test_scores = stages.predict_test(work)
     metrics: dict[str, Any] = work.run.load_json("metrics.json")
@@ -282,7 +287,7 @@ def _predict(work: "Work") -> None:
         print(f"test images: {describe(test_scores)}")
     print(f"run: {work.run.path}")
     print(f"submission, checked: {work.run.submission}")
-    print(stages.how_to_upload(work.run, metrics))
+    print(checking.how_to_upload(work.run, metrics))
 
 
 def _report(work: "Work") -> None:

@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from pipeline import submitting
+from pipeline import checking, submitting
 from pipeline.competition import kaggle_api
 from pipeline.competition.drawn import draw_once
-from pipeline.competition.facts import CLASS_NAMES, NUM_TEST, Split
+from pipeline.competition.facts import CLASS_NAMES, Split
 from pipeline.competition.images import ImageStore
 from pipeline.competition.labels import Labels
 from pipeline.competition.prepare import prepare
-from pipeline.competition.source import find_source, search_source
-from pipeline.competition.submission import check_labels, check_submission, write_submission
+from pipeline.competition.source import find_source
+from pipeline.competition.submission import write_submission
 from pipeline.config import Config
 from pipeline.errors import InputError, RunError
 from pipeline.files import write_text
@@ -179,7 +178,7 @@ def predict_test(work: Work) -> dict[str, Any] | None:
         work.run.save_json("passes.json", found.account)
         ids = stores["test"].ids
         write_submission(work.run.submission, ids, found.blended.probabilities.argmax(1))
-    problems, _ = check(work.run.submission, work.input_dir)
+    problems, _ = checking.check(work.run.submission, work.input_dir)
     if problems:
         raise RunError(f"{work.run.submission} is not what was written: {'; '.join(problems)}")
     labels = source.test_labels()
@@ -211,76 +210,6 @@ def score_test(run: RunFolder, labels: Labels) -> dict[str, Any]:
     return score(run.test().of(labels.ids), labels.classes)
 
 
-def check(file: Path, input_dir: Path) -> tuple[list[str], str]:
-    """Return all that is wrong with a submission, and which test ids it was held against.
-
-    The file in a run's folder also has to say what the run predicted.
-    """
-    ids, origin = _expected_ids(file, input_dir)
-    run = _run_of(file)
-    problems = check_submission(file, ids)
-    if run is not None and not problems and file.name == run.submission.name:
-        test = run.test()
-        problems = check_labels(file, test.ids, test.probabilities.argmax(1))
-    return problems, f"{origin}, {len(ids):,}"
-
-
-def _expected_ids(file: Path, input_dir: Path) -> tuple[NDArray[np.int64], str]:
-    """Return the ids that a submission should have: those of its run, else of the input, else Kaggle's."""
-    run = _run_of(file)
-    if run is not None:
-        return run.test().ids, f"the test images of the run {run.name}"
-    source = search_source(input_dir)
-    if source is not None:
-        return source.ids("test"), f"the test images of {source.name}"
-    return np.arange(1, NUM_TEST + 1), "Kaggle's test images, as there is no input"
-
-
-def _run_of(file: Path) -> RunFolder | None:
-    """Return the run in whose folder a submission lies."""
-    return RunFolder(file.parent.parent, file.parent.name) if (file.parent / "config.yaml").exists() else None
-
-
-def _wrong_size(num_rows: int) -> str:
-    """Say why Kaggle would not take a whole submission of so many rows; nothing if it would."""
-    if num_rows == NUM_TEST:
-        return ""
-    return f"it has {num_rows:,} rows, Kaggle expects one for each of {NUM_TEST:,} test images"
-
-
-def how_to_upload(run: RunFolder, metrics: dict[str, Any]) -> str:
-    """Return the line that uploads a run's submission with the kaggle client, or why Kaggle would not take it."""
-    wrong_size = _wrong_size(len(run.test().ids))
-    if wrong_size:
-        return f"not for upload: {wrong_size}"
-    by_client = kaggle_api.upload_command(run.submission, _upload_message(run, metrics))
-    return f"upload it: python run.py submit --run {run.name}\nor by the client alone: {by_client}"
-
-
-def submit(
-    file: Path | None, run: str | None, input_dir: Path, *, message: str | None, again: bool, wait_seconds: float
-) -> tuple[Upload, float | None]:
-    """Check a submission and upload it; return what became of it, and its run's out-of-fold accuracy."""
-    file = file or open_run(run).submission
-    folder = _run_of(file)
-    problems, against = check(file, input_dir)
-    wrong_size = _wrong_size(len(_expected_ids(file, input_dir)[0]))
-    problems = problems or ([wrong_size] if wrong_size else [])
-    if problems:
-        raise InputError(f"{file} was not uploaded (checked against {against}):\n  " + "\n  ".join(problems))
-    metrics = folder.load_json("metrics.json") if folder else None
-    upload = submitting.submit(
-        kaggle_api.Kaggle(),
-        ledger(),
-        file,
-        run=folder.name if folder else "",
-        message=message or _upload_message(folder, metrics),
-        again=again,
-        wait_seconds=wait_seconds,
-    )
-    return upload, metrics["blend"]["accuracy"] if metrics else None
-
-
 def ledger() -> Ledger:
     """Return the book of all runs and uploads."""
     return Ledger(SUBMISSIONS)
@@ -305,14 +234,6 @@ def compare(one: str, other: str) -> dict[str, Any]:
         "accuracy": [score(predictions.of(ids), classes) for predictions in found],
         "test": paired_test(*right),
     }
-
-
-def _upload_message(run: RunFolder | None, metrics: dict[str, Any] | None) -> str:
-    if run is None or metrics is None:
-        return "uploaded by hand"
-    low, high = metrics["blend"]["accuracy_95"]
-    recipe = run.load_json("environment.json").get("recipe", "")
-    return f"{run.name}: {recipe}, CV {metrics['blend']['accuracy']:.4f} ({low:.4f} to {high:.4f})"
 
 
 def _compute(config: Config, name: str, table: FoldTable, folds: Iterable[int], run: RunFolder) -> dict[str, float]:

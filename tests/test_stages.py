@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.checking import how_to_upload
 from pipeline.config import Config
 from pipeline.predictions import Predictions
 from pipeline.runs.folder import RunFolder
-from pipeline.stages import DEFAULT_RECIPE, how_to_upload, open_work
+from pipeline.stages import DEFAULT_RECIPE, open_work
 
 
 @pytest.fixture
