@@ -168,10 +168,12 @@ def report(
     run: RunOption = None,
     input_dir: InputOption = INPUT,
     every: Annotated[bool, typer.Option("--all", help="One page over all runs, submissions/index.html.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Write a run's report.html: scores, curves, confusion, errors, doubtful labels, test images."""
     from pipeline import stages
 
+    _be_quiet(quiet)
     print(stages.report_all() if every else stages.report(stages.open_run(run), input_dir))
 
 

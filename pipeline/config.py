@@ -177,7 +177,7 @@ class MachineConfig(Strict):
     num_threads: int = Field(0, ge=0)
     """0: as many as the process has cores."""
     num_workers: int = Field(0, ge=0)
-    """Processes that augment images beside the training; the pixels are the same for any number."""
+    """Processes that augment images beside the training, at most one a core; the pixels are the same for any number."""
     predict_batch: int = Field(0, ge=0)
     """Images that are predicted at a time; 0: 64 on a CPU, 2,048 elsewhere."""
     compile: Literal["auto", "on", "off"] = "auto"

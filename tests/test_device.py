@@ -38,6 +38,9 @@ def test_another_cpu_compiles_and_casts_only_when_told(monkeypatch):
     told = set_up_machine(MachineConfig(device="cpu", compile="on", autocast="bf16", num_workers=2))
 
     assert (auto.device.type, auto.compile, auto.autocast, auto.num_workers) == ("cpu", False, False, 0)
+    many = set_up_machine(MachineConfig(device="cpu", num_workers=1000))
+
+    assert many.num_workers == joblib.cpu_count()
     assert (told.compile, told.autocast, told.num_workers) == (True, True, 2)
 
 

@@ -38,7 +38,7 @@ def set_up_machine(config: MachineConfig) -> Machine:
         # On a CPU compiling gains nothing (configs/LOG.md) and takes a quarter of a minute.
         compile=config.compile == "on" or (config.compile == "auto" and device.type == "cuda"),
         autocast=config.autocast == "bf16" or (config.autocast == "auto" and _has_fast_bf16(device)),
-        num_workers=config.num_workers,
+        num_workers=min(config.num_workers, joblib.cpu_count()),
         # On a CPU the activations of a small batch stay in the cache.
         predict_batch=config.predict_batch or (64 if device.type == "cpu" else 2048),
     )

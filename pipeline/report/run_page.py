@@ -28,10 +28,10 @@ def run_page(facts: RunFacts) -> Page:
         test_images,
         repeat,
     )
-    recipe = facts.environment.get("recipe", "")
+    known = {"recipe": facts.environment.get("recipe"), "begun": facts.environment.get("date", "").replace("T", " ")}
     return Page(
         title=facts.name,
-        subtitle=f"recipe {recipe}, begun {facts.environment.get('date', 'at an unknown time').replace('T', ' ')}",
+        subtitle=", ".join(f"{name} {value}" for name, value in known.items() if value),
         facts=headline(facts),
         sections=[make(facts) for make in sections],
     )
