@@ -188,6 +188,10 @@ def predict_test(work: Work) -> dict[str, Any] | None:
 def report(run: RunFolder, input_dir: Path) -> Path:
     """Write a run's report.html and return where it is. Raises RunError before all folds are trained."""
     metrics = validate(run)
+    if metrics["missing"]:
+        raise RunError(
+            f"not trained yet: {', '.join(metrics['missing'])}; a report needs all folds of the run {run.name}"
+        )
     stores = prepare(input_dir, run.config().images.cache_dir)
     run.check_input(_checksums(stores, find_source(input_dir).labels()))
     uploads = [upload for upload in ledger().uploads() if upload.run == run.name]

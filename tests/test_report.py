@@ -264,7 +264,7 @@ def test_a_member_adds_what_the_blend_has_more_than_the_others(facts):
 
     assert rows["good"][6] == Number(100 * (facts.metrics["blend"]["accuracy"] - without), 2)
     assert matrix.values == [["100.0", "60.0"], ["60.0", "100.0"]]
-    assert matrix.shades == [[0.0, 1.0], [1.0, 0.0]]
+    assert matrix.shades == [[0.0, 0.8], [0.8, 0.0]]
 
 
 def test_test_images_show_the_least_certain(facts):

@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 import joblib
 import py7zr
-from py7zr.exceptions import ArchiveError
 from py7zr.io import Py7zBytesIO, WriterFactory
 
 from pipeline.competition.ahead import Put, run_ahead
@@ -57,13 +56,13 @@ class SevenZip:
 
     def read(self) -> Iterator[Member]:
         """Yield each member's name and bytes, checked by their CRC, in the archive's order if it is one block."""
-        jobs: list[Job] = self._lzma_blocks() if self._is_lzma() else [self._extract]
         try:
+            jobs: list[Job] = self._lzma_blocks() if self._is_lzma() else [self._extract]
             for members in run_ahead(jobs, joblib.cpu_count()):
                 yield from members
-        except (ArchiveError, EOFError, OSError, ValueError, lzma.LZMAError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except Exception as error:
             raise InputError(self._broken(error)) from None
 
     def _is_lzma(self) -> bool:

@@ -176,7 +176,6 @@ def members(facts: RunFacts) -> Section:
     agreement = facts.test.account.get("agreement") if facts.test else None
     if agreement:
         shares = np.array(agreement["shares"])
-        lowest = float(shares.min())
         blocks.append(
             Matrix(
                 caption=f"Test images on which two nets name the same class, in percent; n = {agreement['images']:,}, "
@@ -185,7 +184,7 @@ def members(facts: RunFacts) -> Section:
                 rows=agreement["nets"],
                 columns=agreement["nets"],
                 values=[[f"{100 * value:.1f}" for value in row] for row in shares],
-                shades=((1 - shares) / max(1 - lowest, 1e-9)).tolist(),
+                shades=np.clip(2 * (1 - shares), 0, 1).tolist(),
             )
         )
     elif facts.test:

@@ -1,14 +1,12 @@
 """Predictions <-> .npz files; every fault of a file is a RunError that names it."""
 
 import io
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from pipeline.errors import RunError
 from pipeline.files import write_bytes
@@ -34,7 +32,10 @@ def reading(path: Path) -> Iterator[None]:
     """Turn the faults of reading a file into one RunError that says what to do."""
     try:
         yield
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, SafetensorError) as error:
+    except RunError:
+        raise
+    except Exception as error:
+        # Damaged bytes make zipfile, numpy and safetensors raise whatever they happen to hit.
         raise RunError(
             f"{path} is damaged ({error}); delete {path.parent} to have this fold made again by the same command"
         ) from None
