@@ -33,15 +33,13 @@ from pipeline.learning.seeding import derive_seed, fold_seed
 from pipeline.predictions import blend, join
 from pipeline.progress import live_view, log
 from pipeline.recipes import DEFAULT_RECIPE, differences, load_config, override_config
-from pipeline.report.facts import gather
-from pipeline.report.overview import all_runs_page
-from pipeline.report.page import render
-from pipeline.report.run_page import run_page
 from pipeline.rounds import predict_in_rounds, prediction_work
 from pipeline.runs.environment import describe_environment
 from pipeline.runs.event_log import check_tensorboard
 from pipeline.runs.folder import FoldTable, RunFolder
 from pipeline.runs.ledger import SUBMISSIONS, Ledger, Upload
+
+# The reports import their own rooms: matplotlib and cleanlab take seconds, and few commands draw.
 
 
 @dataclass(frozen=True)
@@ -187,6 +185,10 @@ def predict_test(work: Work) -> dict[str, Any] | None:
 
 def report(run: RunFolder, input_dir: Path) -> Path:
     """Write a run's report.html and return where it is. Raises RunError before all folds are trained."""
+    from pipeline.report.facts import gather
+    from pipeline.report.page import render
+    from pipeline.report.run_page import run_page
+
     metrics = validate(run)
     if metrics["missing"]:
         raise RunError(
@@ -201,6 +203,9 @@ def report(run: RunFolder, input_dir: Path) -> Path:
 
 def report_all() -> Path:
     """Write the page over all runs and return where it is."""
+    from pipeline.report.overview import all_runs_page
+    from pipeline.report.page import render
+
     rows = ledger().rows()
     runs = [RunFolder(SUBMISSIONS, row.run) for row in rows]
     page = all_runs_page(rows, {run.name: f"{run.name}/{run.report.name}" for run in runs if run.report.exists()})
