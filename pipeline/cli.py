@@ -65,7 +65,7 @@ def all_(
     overrides: SetOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """The whole job: prepare, train, validate, predict. Given again after a stop, it goes on."""
+    """The whole job: prepare, train, validate, predict, report. Given again after a stop, it goes on."""
     from pipeline import stages
 
     _be_quiet(quiet)

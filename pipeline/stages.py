@@ -1,4 +1,4 @@
-"""The recipe: prepare, train, validate, predict, ensemble. The order is here, the logic in the rooms."""
+"""The recipe: prepare, train, validate, predict, ensemble, report. The order is here, the logic in the rooms."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
