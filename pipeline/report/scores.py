@@ -27,18 +27,18 @@ def folds(facts: RunFacts) -> Section:
             low, high = scores["accuracy_95"]
             measured = (scores["accuracy"], low, high, scores["log_loss"])
             numbers = [Number(value) for value in measured]
-            rows.append([member, int(fold), *numbers, scores["num_images"], Number(seconds / 60, 1), round(speed)])
+            rows.append([member, int(fold), *numbers, scores["num_images"], Number(seconds, 1), round(speed)])
             names.append(f"{member} {fold}")
             values.append(scores["accuracy"])
             intervals.append((low, high))
     sizes = [s["num_images"] for m in facts.metrics["members"].values() for s in m["folds"].values()]
-    head = ["member", "fold", "accuracy", "low", "high", "log loss", "n", "minutes", "images/s"]
+    head = ["member", "fold", "accuracy", "low", "high", "log loss", "n", "seconds", "images/s"]
     blocks: list[Block] = [
         Figure(
             figures.accuracies(names, values, intervals, "folds"),
             f"Each fold on the images it held out (n = {min(sizes):,} to {max(sizes):,}).",
         ),
-        Table(head, rows, "Each fold: score on the images held out, minutes and speed of its epochs.", sorts=True),
+        Table(head, rows, "Each fold: score on the images held out, seconds and speed of its epochs.", sorts=True),
     ]
     if facts.times:
         blocks.append(_stages(facts))
