@@ -1,5 +1,6 @@
 """The commands. Each reads its options, calls a stage, and prints where the results are."""
 
+import errno
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # The commands import the stages themselves: torch and timm take seconds, and --help should not.
 
 INPUT = Path("input")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INTERRUPTED = 130  # the status with which typer ends a command after Ctrl-C
 
 app = typer.Typer(
@@ -265,6 +267,12 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        # torch wants a temporary file when it is loaded, and tempfile tells a full disk in its own way.
+        if error.errno not in NO_ROOM and "No usable temporary directory" not in str(error):
+            raise
+        print(f"error: no room on the disk ({error}); make room, then give the same command again", file=sys.stderr)
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:

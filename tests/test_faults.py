@@ -18,7 +18,7 @@ def test_a_job_killed_again_and_again_ends_with_the_same_bytes(whole, tmp_path):
     job, seconds = Job.new(tmp_path / "job"), whole[1]
     random.seed(1)
     for number in range(NUM_KILLS):
-        job.kill_after(seconds * (0.3 + 0.6 * (number + random.random()) / NUM_KILLS))
+        job.kill_after(seconds * (number + random.random()) / NUM_KILLS / 2)
     ended = job.finish()
 
     assert ended.status == 0, ended.said

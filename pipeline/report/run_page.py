@@ -75,7 +75,7 @@ def repeat(facts: RunFacts) -> Section:
     commands = [
         *([] if commit == "unknown" else [f"git checkout {commit.removesuffix('-dirty')}"]),
         "pip install -r requirements.txt",
-        f"python run.py all --config submissions/{facts.name}/config.yaml --run {facts.name}-again  # --input DIR if not input/",
+        f"python run.py all --config submissions/{facts.name}/config.yaml --run {facts.name}-again",
     ]
     blocks: list[Block] = [
         Code("the commands", "\n".join(commands)),

@@ -20,9 +20,9 @@ members:
     model: {name: whitened_cnn, params: {widths: [4, 8, 8]}}
     augment:
       - {name: HorizontalFlip, params: {p: 0.5}}
-    train: {epochs: 3, batch_size: 16, ema_decay: 0.5, optimizer: {muon: {lr: 0.1}}}
+    train: {epochs: 4, batch_size: 16, ema_decay: 0.5, optimizer: {muon: {lr: 0.1}}}
 folds: {num_folds: 2}
-predict: {selective: {sample: 10}}
+predict: {selective: {sample: 20}}
 """
 # What a run must end with, byte for byte; the others hold times of the day or of the clock.
 RESULTS = ("submission.csv", "test.npz", "folds.csv", "ensemble.json", "passes.json")
@@ -48,12 +48,13 @@ class Job:
     def __init__(self, folder: Path, *, extra: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.run = folder / "submissions" / "tiny"
+        self._said = folder / "said.txt"
         self._command = [sys.executable, str(ROOT / "run.py"), "all", "--config", "tiny.yaml", *extra]
 
     @classmethod
     def new(cls, folder: Path, *, extra: tuple[str, ...] = ()) -> "Job":
         """Draw the competition anew: the same pictures every time."""
-        draw_competition(folder / "input", num_train=80, num_test=60, seed=3)
+        draw_competition(folder / "input", num_train=400, num_test=200, seed=3)
         (folder / "tiny.yaml").write_text(RECIPE)
         return cls(folder, extra=extra)
 
@@ -63,32 +64,45 @@ class Job:
         os.utime(folder / "input" / "cifar-10.zip", ns=(0, (self.folder / "input" / "cifar-10.zip").stat().st_mtime_ns))
         return Job(folder)
 
-    def start(self, **options: object) -> subprocess.Popen[str]:
-        """Start the job in a process of its own."""
-        return subprocess.Popen(
-            self._command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-        )  # type: ignore[call-overload]
+    def start(self, **options: object) -> subprocess.Popen[bytes]:
+        """Start the job in a process of its own; what it says goes into a file."""
+        with self._said.open("wb") as said:
+            return subprocess.Popen(self._command, cwd=self.folder, stdout=said, stderr=said, **options)  # type: ignore[call-overload]
+
+    def start_work(self) -> subprocess.Popen[bytes]:
+        """Start the job and wait until it holds the run: loading torch is most of a tiny job's time."""
+        before = self._locked_at()
+        process = self.start()
+        while process.poll() is None and self._locked_at() == before:
+            time.sleep(0.01)
+        return process
+
+    def ended(self, process: subprocess.Popen[bytes]) -> Ended:
+        """Wait for the end of a job that was started."""
+        process.wait(timeout=300)
+        return Ended(process.returncode, self._said.read_text(errors="replace"))
 
     def finish(self, *, file_limit: int | None = None) -> Ended:
-        """Run the job to its end, with no file larger than a limit in bytes."""
+        """Run the job to its end, with no file of the run larger than a limit in bytes."""
 
         def limit() -> None:
             if file_limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
 
-        process = self.start(preexec_fn=limit)
-        said, _ = process.communicate(timeout=300)
-        return Ended(process.returncode, said)
+        return self.ended(self.start(preexec_fn=limit))
 
     def kill_after(self, seconds: float, number: int = signal.SIGKILL) -> Ended:
-        """Send a signal so long after the start; if it ended before, it ended."""
-        process = self.start()
+        """Send a signal so long after the work began; if it ended before, it ended."""
+        process = self.start_work()
         try:
-            said, _ = process.communicate(timeout=seconds)
+            process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(number)
-            said, _ = process.communicate(timeout=60)
-        return Ended(process.returncode, said)
+        return self.ended(process)
+
+    def _locked_at(self) -> int:
+        lock = self.run / ".lock"
+        return lock.stat().st_mtime_ns if lock.exists() else 0
 
     def results(self) -> dict[str, bytes]:
         """Return the bytes of all that a run must end with, weights and out-of-fold predictions among them."""
@@ -98,10 +112,11 @@ class Job:
 
 
 def undisturbed(folder: Path) -> tuple[Job, float]:
-    """Run a job that nobody harms; return it with the seconds that it took."""
+    """Run a job that nobody harms; return it with the seconds that its work took."""
     job = Job.new(folder)
+    process = job.start_work()
     began = time.monotonic()
-    ended = job.finish()
+    ended = job.ended(process)
     assert ended.status == 0, ended.said
     return job, time.monotonic() - began
 
