@@ -64,10 +64,16 @@ class Job:
         os.utime(folder / "input" / "cifar-10.zip", ns=(0, (self.folder / "input" / "cifar-10.zip").stat().st_mtime_ns))
         return Job(folder)
 
-    def start(self, **options: object) -> subprocess.Popen[bytes]:
-        """Start the job in a process of its own; what it says goes into a file."""
-        with self._said.open("wb") as said:
-            return subprocess.Popen(self._command, cwd=self.folder, stdout=said, stderr=said, **options)  # type: ignore[call-overload]
+    def start(self, file_limit: int | None = None) -> subprocess.Popen[bytes]:
+        """Start the job in a process of its own, with no file larger than a limit in bytes."""
+
+        def prepare() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would this one
+            if file_limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+        with self._said.open("wb") as said:  # what it says goes into a file
+            return subprocess.Popen(self._command, cwd=self.folder, stdout=said, stderr=said, preexec_fn=prepare)
 
     def start_work(self) -> subprocess.Popen[bytes]:
         """Start the job and wait until it holds the run: loading torch is most of a tiny job's time."""
@@ -83,13 +89,8 @@ class Job:
         return Ended(process.returncode, self._said.read_text(errors="replace"))
 
     def finish(self, *, file_limit: int | None = None) -> Ended:
-        """Run the job to its end, with no file of the run larger than a limit in bytes."""
-
-        def limit() -> None:
-            if file_limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-
-        return self.ended(self.start(preexec_fn=limit))
+        """Run the job to its end."""
+        return self.ended(self.start(file_limit))
 
     def kill_after(self, seconds: float, number: int = signal.SIGKILL) -> Ended:
         """Send a signal so long after the work began; if it ended before, it ended."""
