@@ -35,7 +35,9 @@ def asked_to_stop(whole: Job, seconds: float, folder: Path) -> Iterator[Outcome]
             job = Job.new(folder / f"{name}_{share}")
             stopped = job.kill_after(seconds * share, getattr(signal, name))
             ended = job.finish()
-            is_told = "the same command goes on from there" in stopped.said and "Traceback" not in stopped.said
+            is_told = stopped.status == 0 or (
+                "the same command goes on from there" in stopped.said and "Traceback" not in stopped.said
+            )
             yield name, verdict(job, whole, ended) if is_told else LOST, stopped.said
 
 

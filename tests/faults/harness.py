@@ -64,16 +64,12 @@ class Job:
         os.utime(folder / "input" / "cifar-10.zip", ns=(0, (self.folder / "input" / "cifar-10.zip").stat().st_mtime_ns))
         return Job(folder)
 
-    def start(self, file_limit: int | None = None) -> subprocess.Popen[bytes]:
-        """Start the job in a process of its own, with no file larger than a limit in bytes."""
-
-        def prepare() -> None:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would this one
-            if file_limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-
-        with self._said.open("wb") as said:  # what it says goes into a file
-            return subprocess.Popen(self._command, cwd=self.folder, stdout=said, stderr=said, preexec_fn=prepare)
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the job in a process of its own; what it says goes into a file."""
+        with self._said.open("wb") as said:
+            return subprocess.Popen(
+                self._command, cwd=self.folder, stdout=said, stderr=said, preexec_fn=_hear_interrupts
+            )
 
     def start_work(self) -> subprocess.Popen[bytes]:
         """Start the job and wait until it holds the run: loading torch is most of a tiny job's time."""
@@ -89,8 +85,17 @@ class Job:
         return Ended(process.returncode, self._said.read_text(errors="replace"))
 
     def finish(self, *, file_limit: int | None = None) -> Ended:
-        """Run the job to its end."""
-        return self.ended(self.start(file_limit))
+        """Run the job to its end, with no file larger than a limit in bytes."""
+
+        def limit() -> None:
+            if file_limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+        done = subprocess.run(
+            self._command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=300, check=False, preexec_fn=limit,
+        )  # fmt: skip
+        return Ended(done.returncode, done.stdout)
 
     def kill_after(self, seconds: float, number: int = signal.SIGKILL) -> Ended:
         """Send a signal so long after the work began; if it ended before, it ended."""
@@ -110,6 +115,11 @@ class Job:
         fold_files = sorted(self.run.glob("net/fold_*/*.safetensors")) + sorted(self.run.glob("net/fold_*/*.npz"))
         paths = [self.run / name for name in RESULTS] + fold_files
         return {str(path.relative_to(self.run)): path.read_bytes() if path.exists() else b"missing" for path in paths}
+
+
+def _hear_interrupts() -> None:
+    """Take back that a shell's background jobs, and their children, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def undisturbed(folder: Path) -> tuple[Job, float]:
