@@ -22,6 +22,7 @@ from pipeline.errors import InputError, RunError
 from pipeline.files import write_text
 from pipeline.jobs import FoldJob
 from pipeline.learning.augment import Augmentation
+from pipeline.learning.dataset import worker_deaths_told
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.duplicates import count_duplicates, find_groups
 from pipeline.learning.ensemble import find_temperature, find_weights
@@ -109,7 +110,7 @@ def train(work: Work, *, only_fold: int | None = None, then_predict: bool = Fals
         to_do = sum(job.training_work(table) for job in jobs)
         if then_predict:
             to_do += prediction_work(list(work.fold_jobs()), work.config.predict.selective, len(stores["test"].ids))
-        with work.run.timing("train"), live_view(to_do) as view:
+        with worker_deaths_told(), work.run.timing("train"), live_view(to_do) as view:
             for job in jobs:
                 job.train(machine, stores["train"], table, view)
 

@@ -1,6 +1,7 @@
 """Images + augmentation -> batches of one epoch, the same pixels for any number of workers."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,20 @@ class EpochBatches:
             yield [(self.epoch, int(row)) for row in order[start : start + self._batch_size]]
 
 
+@contextmanager
+def worker_deaths_told() -> Iterator[None]:
+    """Turn the death of a data worker, which torch raises wherever the main thread is, into a TrainingError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            "a data worker was killed, most often because the memory ran out; what was finished is saved: give the "
+            "same command again with a smaller machine.num_workers (0 needs no worker)"
+        ) from None
+
+
 class TrainLoader:
     """Batches of augmented images, epoch by epoch."""
 
@@ -89,17 +104,9 @@ class TrainLoader:
         return len(self._batches)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0). Raises TrainingError if a worker dies."""
+        """Yield the batches of an epoch (from 0)."""
         self._batches.epoch = epoch
-        try:
-            yield from self._loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise TrainingError(
-                "a data worker was killed, most often because the memory ran out; what was finished is saved: give the "
-                "same command again with a smaller machine.num_workers (0 needs no worker)"
-            ) from None
+        yield from self._loader
 
     def seen(self, row: int, epoch: int) -> NDArray[np.uint8] | None:
         """Return the image of a row as an epoch (from 0) shows it; None if it is left over after the last batch."""
