@@ -7,7 +7,7 @@ import pytest
 from fuzz.targets import make_targets
 
 TARGETS = make_targets()
-SECONDS = 0.3
+SECONDS = 0.15
 
 
 def harmed(data, rng):

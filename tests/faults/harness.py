@@ -54,7 +54,7 @@ class Job:
     @classmethod
     def new(cls, folder: Path, *, extra: tuple[str, ...] = ()) -> "Job":
         """Draw the competition anew: the same pictures every time."""
-        draw_competition(folder / "input", num_train=400, num_test=200, seed=3)
+        draw_competition(folder / "input", num_train=200, num_test=120, seed=3)
         (folder / "tiny.yaml").write_text(RECIPE)
         return cls(folder, extra=extra)
 
