@@ -21,13 +21,8 @@ def check(file: Path, input_dir: Path) -> tuple[list[str], str]:
 
     The file in a run's folder also has to say what the run predicted.
     """
-    ids, origin = _expected_ids(file, input_dir)
-    run = _run_of(file)
-    problems = check_submission(file, ids)
-    if run is not None and not problems and file.name == run.submission.name:
-        test = run.test()
-        problems = check_labels(file, test.ids, test.probabilities.argmax(1))
-    return problems, f"{origin}, {len(ids):,}"
+    problems, origin, num_rows = _check(file, input_dir)
+    return problems, f"{origin}, {num_rows:,}"
 
 
 def how_to_upload(run: RunFolder, metrics: dict[str, Any]) -> str:
@@ -44,10 +39,11 @@ def submit(
 ) -> tuple[Upload, float | None]:
     """Check a submission and upload it; return what became of it, and its run's out-of-fold accuracy."""
     folder = _run_of(file)
-    problems, against = check(file, input_dir)
-    wrong_size = _wrong_size(len(_expected_ids(file, input_dir)[0]))
+    problems, origin, num_rows = _check(file, input_dir)
+    wrong_size = _wrong_size(num_rows)
     problems = problems or ([wrong_size] if wrong_size else [])
     if problems:
+        against = f"{origin}, {num_rows:,}"
         raise InputError(f"{file} was not uploaded (checked against {against}):\n  " + "\n  ".join(problems))
     metrics = folder.load_json("metrics.json") if folder else None
     upload = submitting.submit(
@@ -60,6 +56,16 @@ def submit(
         wait_seconds=wait_seconds,
     )
     return upload, metrics["blend"]["accuracy"] if metrics else None
+
+
+def _check(file: Path, input_dir: Path) -> tuple[list[str], str, int]:
+    """Return the problems of a submission, what it was held against, and how many rows it should have."""
+    ids, origin = _expected_ids(file, input_dir)
+    run = _run_of(file)
+    problems = check_submission(file, ids)
+    if run is not None and not problems and file.name == run.submission.name:
+        problems = check_labels(file, ids, run.test().probabilities.argmax(1))
+    return problems, origin, len(ids)
 
 
 def _expected_ids(file: Path, input_dir: Path) -> tuple[NDArray[np.int64], str]:

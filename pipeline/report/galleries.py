@@ -111,8 +111,9 @@ def duplicates(facts: RunFacts) -> Section:
     rows = []
     for group in several[:NUM_DUPLICATE_GROUPS]:
         of_group = np.flatnonzero(facts.table.groups == groups[group])
-        pictures = [training_picture(facts, int(row), CLASS_NAMES[facts.table.classes[row]]) for row in of_group]
-        rows.append((f"{len(of_group)} images", pictures[:NUM_OF_GROUP]))
+        shown = of_group[:NUM_OF_GROUP]
+        pictures = [training_picture(facts, int(row), CLASS_NAMES[facts.table.classes[row]]) for row in shown]
+        rows.append((f"{len(of_group)} images", pictures))
     blocks: list[Block] = [Text(text)]
     if rows:
         blocks.append(Strip(f"The largest groups, at most {NUM_OF_GROUP} images of each.", [], rows))

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import yaml
-
 from pipeline.report.blocks import Block, Code, Fact, Page, Section, Table, Text
 from pipeline.report.facts import RunFacts
 from pipeline.report.galleries import duplicates, errors, label_errors, test_images, training_images
@@ -79,10 +77,9 @@ def repeat(facts: RunFacts) -> Section:
     ]
     blocks: list[Block] = [
         Code("the commands", "\n".join(commands)),
-        Code("the whole recipe, config.yaml", yaml.safe_dump(facts.config.model_dump(mode="json"), sort_keys=False),
-             is_open=False),
+        Code("the whole recipe, config.yaml", facts.config.to_yaml(), is_open=False),
         Table(["", ""], rows, "What it ran on."),
-    ]  # fmt: skip
+    ]
     if commit.endswith("-dirty"):
         blocks.insert(1, Text("Files had been changed since that commit."))
     if facts.uploads:
