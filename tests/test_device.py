@@ -1,3 +1,6 @@
+import platform
+import resource
+
 import joblib
 import pytest
 import torch
@@ -51,3 +54,15 @@ def test_a_device_that_is_not_there_is_told(monkeypatch, device, message):
 
     with pytest.raises(ConfigError, match=message):
         set_up_machine(MachineConfig(device=device))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told so")
+def test_freed_memory_is_kept_for_the_next_step():
+    set_up_machine(MachineConfig(device="cpu"))
+    torch.ones(50_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(50_000_000)
+    new_pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert new_pages < 200_000_000 / 4096, "less than one of the ten was mapped anew"
