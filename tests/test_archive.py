@@ -86,10 +86,11 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
         read(path)
 
 
-def test_a_password_is_named(tmp_path):
+@pytest.mark.parametrize("locks_header", [True, False])
+def test_a_password_is_named(tmp_path, locks_header):
     path = tmp_path / "test.7z"
-    with py7zr.SevenZipFile(path, "w", password="secret", header_encryption=True) as archive:
+    with py7zr.SevenZipFile(path, "w", password="secret", header_encryption=locks_header) as archive:
         archive.writestr(b"data", "test/1.png")
 
-    with pytest.raises(InputError, match=r"test\.7z is no whole \.7z archive \(PasswordRequired"):
+    with pytest.raises(InputError, match=r"test\.7z: it is locked with a password"):
         read(path)

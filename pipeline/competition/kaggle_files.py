@@ -5,6 +5,7 @@ import os
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -15,13 +16,16 @@ import joblib
 import numpy as np
 
 from pipeline.competition.ahead import Put, run_ahead
-from pipeline.competition.archive import SevenZip
+from pipeline.competition.archive import MAX_MEMBER, SevenZip
 from pipeline.competition.facts import COMPETITION, SAMPLE_SUBMISSION_CSV, TRAIN_LABELS_CSV, ZIP_NAME, Ids, Split
 from pipeline.competition.labels import Labels, parse_ids, parse_labels
 from pipeline.competition.png import decode_png
 from pipeline.errors import InputError
 
 CHUNK = 500  # files that a thread reads at a time
+MAX_CSV = 1 << 25  # bytes; that of 300,000 ids has 5 MB
+MAX_DIRECTORY = 1 << 20  # bytes of a zip's list of members; the competition's has four
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)  # the last two: methods and passwords
 LOCAL_HEADER = 30  # bytes before a member's name in a zip; the last four are the lengths of name and extra field
 
 
@@ -41,8 +45,10 @@ class KaggleFiles:
         if not self._zip.exists():
             return []
         try:
-            with zipfile.ZipFile(self._zip) as archive:
-                return archive.namelist()
+            with self._zip.open("rb") as file, zipfile.ZipFile(_SmallReads(file)) as archive:
+                names = archive.namelist()
+        except InputError as error:
+            raise InputError(f"{self._zip} {error}") from None
         except zipfile.BadZipFile as error:
             with self._zip.open("rb") as file:
                 begins = file.read(64).lstrip()
@@ -54,6 +60,10 @@ class KaggleFiles:
             raise InputError(
                 f"{self._zip} is no whole zip ({error}); the download was cut off or damaged, download it again"
             ) from None
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InputError(f"{self._zip} holds {repeated[0]!r} more than once; download it again")
+        return names
 
     def ids(self, split: Split) -> Ids:
         """Return the ids from the names in the archive or folder."""
@@ -124,9 +134,13 @@ class KaggleFiles:
         for name in names:
             path = self._folder / split / name
             try:
-                images.append((_id_of(f"{split}/{name}", split), path.read_bytes()))
+                with path.open("rb") as file:
+                    data = file.read(MAX_MEMBER + 1)
             except OSError as error:
                 raise InputError(f"{path} can't be read: {error.strerror}; unpack it again") from None
+            if len(data) > MAX_MEMBER:
+                raise InputError(f"{path} has more than {MAX_MEMBER:,} bytes, expected an image; unpack it again")
+            images.append((_id_of(f"{split}/{name}", split), data))
         put(images)
 
     def _has(self, name: str) -> bool:
@@ -147,7 +161,7 @@ class KaggleFiles:
                             yield io.BufferedReader(_Part(whole, archive.getinfo(name)))
                     else:
                         yield file  # type: ignore[misc]
-            except zipfile.BadZipFile as error:
+            except BROKEN_ZIP as error:
                 raise InputError(f"{self._zip}: {name} is damaged ({error}); download it again") from None
         else:
             with (self._folder / name).open("rb") as file:
@@ -156,8 +170,19 @@ class KaggleFiles:
     def _csv(self, name: str) -> bytes:
         if not self._has(name):
             raise InputError(f"{self._folder} has images but no {name}; it comes with the competition's download")
-        with self._open(name) as file:
-            return file.read()
+        try:
+            if name in self._zipped_names:
+                # By zipfile's own reader, which checks the checksum: a CSV has no other.
+                with zipfile.ZipFile(self._zip) as archive, archive.open(name) as file:
+                    data = file.read(MAX_CSV + 1)
+            else:
+                with (self._folder / name).open("rb") as file:
+                    data = file.read(MAX_CSV + 1)
+        except BROKEN_ZIP as error:
+            raise InputError(f"{self._zip}: {name} is damaged ({error}); download it again") from None
+        if len(data) > MAX_CSV:
+            raise InputError(f"{self._named(name)} has more than {MAX_CSV:,} bytes, expected a list of ids and labels")
+        return data
 
     def _png_names(self, split: Split) -> list[str]:
         if not (self._folder / split).is_dir():
@@ -165,7 +190,33 @@ class KaggleFiles:
                 f"{self._folder} has neither {split}.7z nor a folder {split}/ (nor either in {ZIP_NAME}); "
                 "it comes with the competition's download"
             )
-        return [entry.name for entry in os.scandir(self._folder / split) if entry.name.endswith(".png")]
+        return [
+            entry.name for entry in os.scandir(self._folder / split) if entry.name.endswith(".png") and entry.is_file()
+        ]
+
+
+class _SmallReads(io.RawIOBase):
+    """A file that refuses large reads: zipfile takes the whole list of members at once, however long it says it is."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(MAX_DIRECTORY + 1 if size < 0 else min(size, MAX_DIRECTORY + 1))
+        if len(data) > MAX_DIRECTORY:
+            raise InputError(
+                f"has a list of members of more than {MAX_DIRECTORY:,} bytes, expected that of four; download it again"
+            )
+        return data
 
 
 class _Part(io.RawIOBase):

@@ -1,6 +1,5 @@
 """From archive to array: against bare LZMA decoding, and against what a user writes."""
 
-import lzma
 import sys
 import tempfile
 import time
@@ -12,23 +11,19 @@ import numpy as np
 import py7zr
 from PIL import Image
 
-from pipeline.competition.archive import SIGNATURE_HEADER, decode_stream, lzma_filter
+from pipeline.competition.archive import decode_stream
 from pipeline.competition.drawn import draw_competition
 from pipeline.competition.facts import ZIP_NAME
 from pipeline.competition.prepare import prepare
+from pipeline.competition.seven_zip_header import read_header
 
 
 def bare_lzma(archive: Path) -> None:
     """Decode the packed streams and throw the bytes away."""
-    with archive.open("rb") as file, py7zr.SevenZipFile(file) as opened:
-        streams = opened.header.main_streams
-    position = SIGNATURE_HEADER + streams.packinfo.packpos
     with archive.open("rb") as file:
-        for size, folder in zip(streams.packinfo.packsizes, streams.unpackinfo.folders, strict=True):
-            decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[lzma_filter(folder.coders[0])])
-            for _ in decode_stream(file, position, size, decoder):
+        for block in read_header(file)[0]:
+            for _ in decode_stream(file, block):
                 pass
-            position += size
 
 
 def extract_and_read(archives: Path, work: Path) -> None:
