@@ -23,6 +23,7 @@ from pipeline.progress import LiveView, OnImages, log
 from pipeline.runs.event_log import event_log
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.folder import FoldTable
+from pipeline.runs.prediction_files import DamagedError
 
 SLICE = 20_000  # test images between two savings
 
@@ -107,7 +108,11 @@ class FoldJob:
         log.info("%s: %s test images predicted, %d views, %.0f a second", self, f"{num_missing:,}", len(views), speed)
 
     def _state_so_far(self) -> TrainState:
-        kept = self.folder.load_checkpoint()
+        try:
+            kept = self.folder.load_checkpoint()
+        except DamagedError as error:
+            log.warning("%s; %s is trained from its start", error.what, self)
+            kept = None
         if kept is None:
             return TrainState()
         state = TrainState([EpochRecord(**row) for row in kept[0]], kept[1])

@@ -15,12 +15,29 @@ RECIPES = Path(__file__).resolve().parents[1] / "configs"
 DEFAULT_RECIPE = RECIPES / "quick.yaml"
 
 
+# Of a recipe; ours have some 2,000 characters.
+MAX_TEXT, MAX_DEPTH, MAX_LEAVES = 1 << 20, 50, 100_000
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice in a mapping is an error, not the last one's victory."""
+    """Safe YAML, not too deep, in which a key that stands twice is an error, not the last one's victory."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise ConfigError(f"line {line}: nested more than {MAX_DEPTH} deep")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: a key that is no text")
             if key_node.value in seen:
                 raise ConfigError(f"line {key_node.start_mark.line + 1}: the key {key_node.value!r} stands twice")
             seen.add(key_node.value)
@@ -29,18 +46,40 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def parse_yaml(text: str, where: str) -> Any:
     """Parse safe YAML without duplicate keys. Raises ConfigError naming `where`."""
+    if len(text) > MAX_TEXT:
+        raise ConfigError(f"{where} has {len(text):,} characters, expected a recipe of at most {MAX_TEXT:,}")
     try:
-        return yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a subclass of SafeLoader)
+        tree = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a subclass of SafeLoader)
+        if _num_leaves(tree, {}) > MAX_LEAVES:
+            raise ConfigError(f"with its aliases it has more than {MAX_LEAVES:,} values")
+        return tree
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        # PyYAML lets pass what int and datetime raise.
+        raise ConfigError(f"{where} can't be read: {str(error)[:200]}") from None
+
+
+def _num_leaves(tree: Any, known: dict[int, int]) -> int:
+    """Count the values of a tree as if each alias were written out, without doing so. Raises ConfigError for a ring."""
+    if not isinstance(tree, dict | list):
+        return 1
+    if id(tree) not in known:
+        known[id(tree)] = -1
+        below = tree.values() if isinstance(tree, dict) else tree
+        known[id(tree)] = 1 + sum(_num_leaves(value, known) for value in below)
+    if known[id(tree)] < 0:
+        raise ConfigError("an alias stands within what it names")
+    return known[id(tree)]
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a recipe and apply `key.sub=value` overrides. Raises ConfigError with one line per fault."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_TEXT + 1)
     except FileNotFoundError:
         raise ConfigError(f"there is no recipe {path}{_neighbours(path)}") from None
     except (OSError, UnicodeDecodeError) as error:

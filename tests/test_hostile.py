@@ -47,6 +47,6 @@ def test_harmed_bytes_are_refused_or_read(name):
         try:
             target.try_bytes(data)
         except Exception as error:
-            raise AssertionError(f"{name} does not tell of these bytes: {data!r}") from error
+            raise AssertionError(f"{name} does not tell of these bytes: {data[:500]!r}") from error
         assert time.monotonic() - began < 20
         tried += 1

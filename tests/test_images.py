@@ -104,7 +104,7 @@ def test_an_image_that_can_not_be_read_is_no_full_disk(images_folder, tmp_path):
     (folder / "train" / "77.png").unlink()
     (folder / "train" / "77.png").mkdir()
 
-    with pytest.raises(InputError, match=r"train/77\.png can't be read: Is a directory; unpack it again"):
+    with pytest.raises(InputError, match=r"train/77\.png is no file; unpack it again"):
         prepare(folder, tmp_path / "cache")
 
 

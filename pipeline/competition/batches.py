@@ -17,6 +17,7 @@ from pipeline.errors import InputError
 
 FOLDER_NAME = "cifar-10-batches-py"
 TAR_NAME = "cifar-10-python.tar.gz"
+MAX_BATCH = 1 << 26  # bytes; a real one has 31 MB
 
 
 class TorchvisionBatches:
@@ -65,28 +66,36 @@ class TorchvisionBatches:
     def _batches(self) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
         names = self._batch_names("train") + self._batch_names("test")
         try:
-            found = self._read_folder(names) if self._path.is_dir() else self._read_tar()
+            found = self._read_folder(names) if self._path.is_dir() else self._read_tar(names)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise InputError(f"{self._path} can't be read whole ({error}); download it again") from None
         missing = [name for name in names if name not in found]
         if missing:
             raise InputError(f"{self._path} has no {', '.join(missing)}; download it again")
-        return {name: _load_batch(found[name], name) for name in names}
+        return {name: load_batch(found[name], name) for name in names}
 
     def _read_folder(self, names: list[str]) -> dict[str, bytes]:
-        return {name: (self._path / name).read_bytes() for name in names if (self._path / name).exists()}
+        found = {}
+        for name in names:
+            if (self._path / name).is_file():
+                with (self._path / name).open("rb") as file:
+                    found[name] = file.read(MAX_BATCH)
+        return found
 
-    def _read_tar(self) -> dict[str, bytes]:
+    def _read_tar(self, names: list[str]) -> dict[str, bytes]:
         with tarfile.open(self._path) as tar:
-            files = ((Path(member.name).name, tar.extractfile(member)) for member in tar if member.isfile())
-            return {name: file.read() for name, file in files if file is not None}
+            members = ((Path(member.name).name, member) for member in tar if member.isfile())
+            files = ((name, tar.extractfile(member)) for name, member in members if name in names)
+            return {name: file.read(MAX_BATCH) for name, file in files if file is not None}
 
 
-def _load_batch(pickled: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def load_batch(pickled: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return a batch's rows [N, 3072] and classes [N]. Raises InputError naming it."""
     try:
         batch = _BatchUnpickler(io.BytesIO(pickled), encoding="bytes").load()
         data, classes = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
-    except (KeyError, EOFError, ValueError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:
+        # Damaged bytes make a pickle, and numpy in it, raise whatever they happen to hit.
         raise InputError(f"{FOLDER_NAME}/{name} can't be read ({type(error).__name__}: {error})") from None
     if data.dtype != np.uint8 or data.shape != (len(classes), 3072) or not np.isin(classes, range(10)).all():
         raise InputError(f"{FOLDER_NAME}/{name} holds {data.dtype} {data.shape}, expected uint8 [N, 3072] and N labels")

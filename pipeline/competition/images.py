@@ -75,7 +75,7 @@ def prepare_images(
                 f"{folder} was made from {_describe(manifest['made_from'])}, the input is now {_describe(made_from)}. "
                 "To make it again: python run.py prepare --again; to keep it: --set images.cache_dir=DIR"
             )
-        store = _open_store(folder, manifest)
+        store = open_store(folder, manifest)
         check_ids(store.ids)
         return store
     ids = source.ids(split)
@@ -83,7 +83,7 @@ def prepare_images(
     _make_store(source, split, ids, folder, made_from, on_images)
     made = _read_manifest(folder)
     assert made is not None
-    return _open_store(folder, made)
+    return open_store(folder, made)
 
 
 def _make_store(
@@ -153,14 +153,16 @@ def _decode_all(source: Source, split: Split, ids: Ids, file: BinaryIO, on_image
         raise InputError(f"{source.name} ends without {split}/{missing}.png ({len(row_of)} are missing in all)")
 
 
-def _open_store(folder: Path, manifest: dict[str, Any]) -> ImageStore:
+def open_store(folder: Path, manifest: dict[str, Any]) -> ImageStore:
+    """Open a folder of decoded images, held against its manifest. Raises InputError if it is damaged."""
     try:
         ids = np.load(folder / "ids.npy", allow_pickle=False)
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         status = (folder / "images.npy").stat()
         # Reading it all takes a second; while nobody has written to it since, its time of change will do.
         whole = status.st_mtime_ns == manifest["mtime_ns"] or _checksum(folder) == manifest["checksum"]
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:
+        # Damaged bytes make numpy raise whatever they happen to hit, MemoryError among it.
         raise InputError(_damaged(folder, str(error))) from None
     shape = (manifest["num_images"], *IMAGE_SHAPE)
     if images.dtype != np.uint8 or images.shape != shape or ids.shape != shape[:1] or not whole:

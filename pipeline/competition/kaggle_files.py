@@ -190,9 +190,11 @@ class KaggleFiles:
                 f"{self._folder} has neither {split}.7z nor a folder {split}/ (nor either in {ZIP_NAME}); "
                 "it comes with the competition's download"
             )
-        return [
-            entry.name for entry in os.scandir(self._folder / split) if entry.name.endswith(".png") and entry.is_file()
-        ]
+        entries = [entry for entry in os.scandir(self._folder / split) if entry.name.endswith(".png")]
+        for entry in entries:
+            if not entry.is_file():
+                raise InputError(f"{entry.path} is no file; unpack it again")
+        return [entry.name for entry in entries]
 
 
 class _SmallReads(io.RawIOBase):

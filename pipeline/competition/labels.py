@@ -12,6 +12,8 @@ from pipeline.competition.facts import CLASS_NAMES, CSV_COLUMNS
 from pipeline.errors import InputError
 
 MAX_SHOWN = 3
+MAX_HEADER = 1000  # bytes
+MAX_ROWS = 1_000_000  # the competition has 300,000 at most
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class Labels:
 
 def read_table(data: bytes, name: str) -> pd.DataFrame:
     """Read a CSV of ids and labels as text; row i stands on line i + 2. Raises InputError naming the file."""
+    if len(data[:MAX_HEADER].splitlines()) < 2 and len(data) > MAX_HEADER:
+        header = ",".join(CSV_COLUMNS)
+        raise InputError(f"{name} begins with a line of more than {MAX_HEADER} bytes, expected {header!r}")
+    num_lines = data.count(b"\n") + data.count(b"\r")
+    if num_lines > 2 * MAX_ROWS:
+        raise InputError(f"{name} has {num_lines:,} line ends, expected at most {MAX_ROWS:,} rows")
     try:
         table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:

@@ -40,6 +40,8 @@ def _check_chunks(data: bytes) -> None:
             raise InputError(f"is a corrupt PNG: the checksum of its {kind.decode('latin-1')!r} chunk is wrong")
         if position == len(SIGNATURE):
             _check_header(kind, data[position + 8 : end])
+        if kind == b"acTL":
+            raise InputError("is an animated PNG, expected one image")
         position = end + 4
 
 

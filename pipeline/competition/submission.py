@@ -12,6 +12,8 @@ from pipeline.errors import InputError
 from pipeline.files import write_text
 
 MAX_SHOWN = 3
+MAX_BYTES = 1 << 25  # of a file that is looked at; 300,000 rows have 5 MB
+MAX_EXTRA_LINES = 100_000
 HEADER = ",".join(CSV_COLUMNS)
 
 
@@ -29,7 +31,8 @@ def write_submission(path: Path, ids: NDArray[np.int64], classes: NDArray[np.int
 def check_submission(path: Path, expected_ids: NDArray[np.int64]) -> list[str]:
     """Return every way in which Kaggle would refuse a file; an empty list is a good file. Raises InputError."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from None
     return find_problems(data, expected_ids)
@@ -55,6 +58,11 @@ def _numbered_rows(file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 def find_problems(data: bytes, expected_ids: NDArray[np.int64]) -> list[str]:
     """Check the bytes of a submission against the test ids [N]: one line per kind of fault, the first places named."""
+    if len(data) > MAX_BYTES:
+        return [f"it has more than {MAX_BYTES:,} bytes"]
+    num_lines = max(data.count(b"\n"), data.count(b"\r"))
+    if num_lines > 2 * len(expected_ids) + MAX_EXTRA_LINES:
+        return [f"it has {num_lines:,} lines, expected {len(expected_ids) + 1:,}"]
     if data.startswith(b"\xef\xbb\xbf"):
         return ["it begins with a byte order mark; save it as UTF-8 without BOM"]
     try:

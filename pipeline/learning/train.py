@@ -63,10 +63,15 @@ class TrainState:
 
 
 def build_model(member: MemberConfig, device: torch.device, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Build a member's network, with trained weights if given."""
+    """Build a member's network, with trained weights if given. Raises TrainingError for those of another network."""
     model = create_model(member.model).to(device).to(memory_format=torch.channels_last)
     if weights is not None:
-        model.load_state_dict(dict(weights))
+        try:
+            model.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            raise TrainingError(
+                f"the weights are not of {member.model.name}: {' '.join(str(error).split())[:300]}"
+            ) from None
     return model
 
 
@@ -206,7 +211,14 @@ class Learner:
         return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in found.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go back to a state that `tensors` gave."""
+        """Go back to a state that `tensors` gave. Raises TrainingError for that of another network."""
+        try:
+            self._load(tensors)
+        except (KeyError, ValueError, RuntimeError) as error:
+            text = " ".join(str(error).split())[:300]
+            raise TrainingError(f"the checkpoint is of another network ({text}); delete it to begin anew") from None
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
         self._num_updates = int(tensors["num_updates"])
         self.model.load_state_dict(_below(tensors, "model."))
         if self._ema is not None:

@@ -1,6 +1,7 @@
 """submissions/<run>/<member>/fold_<n>/: a training in progress, and what is kept of it."""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -9,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from pipeline.errors import RunError
 from pipeline.files import write_bytes, write_text
 from pipeline.predictions import Predictions, join
 from pipeline.progress import log
-from pipeline.runs.prediction_files import load_predictions, reading, save_predictions
+from pipeline.runs.prediction_files import DamagedError, load_predictions, reading, save_predictions
 from pipeline.runs.seals import Seals
 
 
@@ -44,16 +45,21 @@ class FoldFolder:
 
     def save_checkpoint(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
         """Keep a training in progress."""
-        data = safetensors.torch.save(dict(tensors), metadata={"history": json.dumps(list(history))})
+        metadata = {"history": json.dumps(list(history)), "sha256": _checksum(tensors)}
+        data = safetensors.torch.save(dict(tensors), metadata=metadata)
         write_bytes(self._checkpoint, data)
 
     def load_checkpoint(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]] | None:
-        """Return the history and tensors of a training in progress, if there is one."""
+        """Return the history and tensors of a training in progress, if there is one. Raises DamagedError."""
         if not self._checkpoint.exists():
             return None
         with reading(self._checkpoint), safe_open(self._checkpoint, "pt") as file:
-            history = json.loads(file.metadata()["history"])
-            return history, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            # Checkpoints of older versions have no checksum.
+            if metadata.get("sha256", "") not in ("", _checksum(tensors)):
+                raise ValueError("its checksum is wrong")
+            return json.loads(metadata["history"]), tensors
 
     def finish(
         self, history: Sequence[Mapping[str, Any]], weights: Mapping[str, Tensor], out_of_fold: Predictions
@@ -85,8 +91,8 @@ class FoldFolder:
         path = self._test_slice(name, number)
         try:
             return path.exists() and np.array_equal(load_predictions(path).ids, ids)
-        except RunError as error:
-            log.warning("%s; it is predicted again", error)
+        except DamagedError as error:
+            log.warning("%s; it is predicted again", error.what)
             return False
 
     def save_test(self, name: str, number: int, predictions: Predictions) -> None:
@@ -99,6 +105,15 @@ class FoldFolder:
 
     def _test_slice(self, name: str, number: int) -> Path:
         return self._test / f"{name}.{number:03}.npz"
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all tensors; within the file, so that both are always of the same epoch."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

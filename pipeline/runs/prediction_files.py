@@ -13,6 +13,14 @@ from pipeline.files import write_bytes
 from pipeline.predictions import Predictions
 
 
+class DamagedError(RunError):
+    """A file of a run that can't be read."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        self.what = f"{path} is damaged ({error})"
+        super().__init__(f"{self.what}; delete {path.parent} to have this fold made again by the same command")
+
+
 def save_predictions(path: Path, predictions: Predictions, passes: NDArray[np.int64] | None = None) -> None:
     """Write them, atomically; with how many passes each took, where that is told."""
     buffer = io.BytesIO()
@@ -36,6 +44,4 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         # Damaged bytes make zipfile, numpy and safetensors raise whatever they happen to hit.
-        raise RunError(
-            f"{path} is damaged ({error}); delete {path.parent} to have this fold made again by the same command"
-        ) from None
+        raise DamagedError(path, error) from None

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import atheris
@@ -25,21 +26,24 @@ def fuzz(name: str, folder: Path, seconds: int) -> None:
     atheris.Fuzz()
 
 
+def search(name: str) -> bool:
+    """Fuzz one target in a process of its own; print what came of it, and return whether something was found."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tests.fuzz", name, folder, os.environ.get("FUZZ_SECONDS", "20")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        runs = " ".join(line for line in done.stderr.splitlines() if line.startswith("Done "))
+        text = f"{name}: {'nothing found' if done.returncode == 0 else 'FOUND'}; {runs}"
+        if done.returncode:
+            found = [f"bytes: {path.read_bytes()[:2000]!r}" for path in Path(folder).glob("found_*")]
+            text = "\n".join([text, done.stdout[-4000:], done.stderr[-4000:], *found])
+        print(text, flush=True)
+        return done.returncode != 0
+
+
 def main() -> None:
-    """Fuzz every target, each in a process of its own; status 1 if one of them found something."""
-    seconds, faults = int(os.environ.get("FUZZ_SECONDS", "20")), 0
-    for name in make_targets():
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "tests.fuzz", name, folder, str(seconds)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            runs = [line for line in done.stderr.splitlines() if line.startswith("Done ")]
-            print(f"{name}: {'nothing found' if done.returncode == 0 else 'FOUND'}; {' '.join(runs)}", flush=True)
-            if done.returncode:
-                faults += 1
-                print(done.stdout[-4000:], done.stderr[-4000:], sep="\n")
-                for path in Path(folder).glob("found_*"):
-                    print(f"bytes: {path.read_bytes()[:2000]!r}", flush=True)
-    sys.exit(faults > 0)
+    """Fuzz every target, one on each core; status 1 if one of them found something."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sys.exit(any(list(pool.map(search, make_targets()))))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import pickle
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -14,8 +15,10 @@ import safetensors.torch
 import torch
 
 from pipeline.competition.archive import SevenZip
+from pipeline.competition.batches import load_batch
 from pipeline.competition.drawn import draw_competition, encode_png
-from pipeline.competition.facts import CLASS_NAMES, TRAIN_LABELS_CSV, ZIP_NAME
+from pipeline.competition.facts import CLASS_NAMES, IMAGE_SHAPE, TRAIN_LABELS_CSV, ZIP_NAME
+from pipeline.competition.images import open_store
 from pipeline.competition.kaggle_files import KaggleFiles
 from pipeline.competition.labels import parse_ids, parse_labels
 from pipeline.competition.png import decode_png
@@ -27,6 +30,7 @@ from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.prediction_files import load_predictions, save_predictions
 
 IDS = np.arange(1, 6)
+BYTES_OF_IDS = 128 + IDS.nbytes  # as an .npy
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,15 @@ def _weights(data: bytes) -> None:
         fold.load_checkpoint()
 
 
+def _store(data: bytes) -> None:
+    """The first bytes are a store's ids, the rest its images."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, part in (("ids.npy", data[:BYTES_OF_IDS]), ("images.npy", data[BYTES_OF_IDS:])):
+            (Path(folder) / name).write_bytes(part)
+        status = (Path(folder) / "images.npy").stat()
+        open_store(Path(folder), {"num_images": 5, "checksum": "", "mtime_ns": status.st_mtime_ns})
+
+
 def _csv_of(rows: list[tuple[int, str]]) -> bytes:
     return ("id,label\n" + "".join(f"{number},{label}\n" for number, label in rows)).encode()
 
@@ -109,6 +122,18 @@ def _stored_archive() -> bytes:
     return file.getvalue()
 
 
+def _saved_store() -> bytes:
+    file = io.BytesIO()
+    np.save(file, IDS)
+    np.save(file, np.zeros((len(IDS), *IMAGE_SHAPE), np.uint8))
+    return file.getvalue()
+
+
+def _pickled_batch() -> bytes:
+    rows = np.zeros((10, int(np.prod(IMAGE_SHAPE))), np.uint8)
+    return pickle.dumps({b"data": rows, b"labels": list(range(10))}, protocol=3)
+
+
 def make_targets() -> dict[str, Target]:
     """Return every target by its name."""
     download, archive, predictions = _made_files()
@@ -122,6 +147,8 @@ def make_targets() -> dict[str, Target]:
         "labels": Target(lambda data: parse_labels(data, TRAIN_LABELS_CSV), [_csv_of(rows)]),
         "ids": Target(lambda data: parse_ids(data, "sampleSubmission.csv"), [_csv_of(rows)]),
         "submission": Target(lambda data: find_problems(data, IDS), [_csv_of(rows)]),
+        "store": Target(_store, [_saved_store()]),
+        "batch": Target(lambda data: load_batch(data, "data_batch_1"), [_pickled_batch()]),
         "recipe": Target(_recipe, [b"folds: {num_folds: 3}\nmembers:\n  net: {model: {name: a}}\n", b"a: &a [*a]\n"]),
         "override": Target(_override, [b"folds.num_folds=3", b"members.net.train.epochs=[1, 2]"]),
         "predictions": Target(_predictions, [predictions]),
