@@ -123,6 +123,15 @@ def test_a_wrong_checksum_in_a_zip_is_found(folder):
         find_source(folder).labels()
 
 
+def test_a_zip_that_lost_its_beginning_is_told(folder):
+    """Its members then begin before the file does; found by fuzzing."""
+    data = (folder / ZIP_NAME).read_bytes()
+    (folder / ZIP_NAME).write_bytes(data[len(data) // 2 :])
+
+    with refused(InputError, rf"{TRAIN_LABELS_CSV} is damaged \(.*download it again"):
+        find_source(folder).labels()
+
+
 def test_a_zip_of_a_million_members_is_refused(folder):
     entry = b"PK\x01\x02" + struct.pack("<6H3L5H2L", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
     listing = entry * 1_000_000

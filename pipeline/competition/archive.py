@@ -5,7 +5,6 @@ py7zr's extraction. Any other compression is left to py7zr. All of it runs ahead
 "folder") that is decoded at the time.
 """
 
-import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -37,7 +36,7 @@ class SevenZip:
                 self._blocks, empty = read_header(file)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-        except (ValueError, lzma.LZMAError) as error:
+        except Exception as error:
             raise InputError(self._broken(error)) from None
         self._members = [member for block in self._blocks for member in block.members]
         for member in (*empty, *self._members):

@@ -5,9 +5,9 @@ import os
 import re
 import struct
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +25,6 @@ from pipeline.errors import InputError
 CHUNK = 500  # files that a thread reads at a time
 MAX_CSV = 1 << 25  # bytes; that of 300,000 ids has 5 MB
 MAX_DIRECTORY = 1 << 20  # bytes of a zip's list of members; the competition's has four
-BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)  # the last two: methods and passwords
 LOCAL_HEADER = 30  # bytes before a member's name in a zip; the last four are the lengths of name and extra field
 
 
@@ -49,7 +48,7 @@ class KaggleFiles:
                 names = archive.namelist()
         except InputError as error:
             raise InputError(f"{self._zip} {error}") from None
-        except zipfile.BadZipFile as error:
+        except Exception as error:
             with self._zip.open("rb") as file:
                 begins = file.read(64).lstrip()
             if begins.startswith(b"<"):
@@ -60,7 +59,7 @@ class KaggleFiles:
             raise InputError(
                 f"{self._zip} is no whole zip ({error}); the download was cut off or damaged, download it again"
             ) from None
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = [name for name, times in Counter(names).items() if times > 1]
         if repeated:
             raise InputError(f"{self._zip} holds {repeated[0]!r} more than once; download it again")
         return names
@@ -153,33 +152,37 @@ class KaggleFiles:
 
     @contextmanager
     def _open(self, name: str) -> Iterator[BinaryIO]:
-        if name in self._zipped_names:
-            try:
-                with zipfile.ZipFile(self._zip) as archive, archive.open(name) as file:
-                    if archive.getinfo(name).compress_type == zipfile.ZIP_STORED:
-                        with self._zip.open("rb") as whole:
-                            yield io.BufferedReader(_Part(whole, archive.getinfo(name)))
-                    else:
-                        yield file  # type: ignore[misc]
-            except BROKEN_ZIP as error:
-                raise InputError(f"{self._zip}: {name} is damaged ({error}); download it again") from None
-        else:
+        if name not in self._zipped_names:
             with (self._folder / name).open("rb") as file:
                 yield file
+            return
+        with ExitStack() as opened:
+            with self._reading_zip(name):
+                archive = opened.enter_context(zipfile.ZipFile(self._zip))
+                file = opened.enter_context(archive.open(name))  # type: ignore[arg-type]
+                if archive.getinfo(name).compress_type == zipfile.ZIP_STORED:
+                    whole = opened.enter_context(self._zip.open("rb"))
+                    file = io.BufferedReader(_Part(whole, archive.getinfo(name)))
+            yield file
+
+    @contextmanager
+    def _reading_zip(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            # Damaged bytes make zipfile raise whatever they happen to hit, from zlib.error to OSError.
+            raise InputError(f"{self._zip}: {name} is damaged ({error}); download it again") from None
 
     def _csv(self, name: str) -> bytes:
         if not self._has(name):
             raise InputError(f"{self._folder} has images but no {name}; it comes with the competition's download")
-        try:
-            if name in self._zipped_names:
-                # By zipfile's own reader, which checks the checksum: a CSV has no other.
-                with zipfile.ZipFile(self._zip) as archive, archive.open(name) as file:
-                    data = file.read(MAX_CSV + 1)
-            else:
-                with (self._folder / name).open("rb") as file:
-                    data = file.read(MAX_CSV + 1)
-        except BROKEN_ZIP as error:
-            raise InputError(f"{self._zip}: {name} is damaged ({error}); download it again") from None
+        if name in self._zipped_names:
+            # By zipfile's own reader, which checks the checksum: a CSV has no other.
+            with self._reading_zip(name), zipfile.ZipFile(self._zip) as archive, archive.open(name) as member:
+                data = member.read(MAX_CSV + 1)
+        else:
+            with (self._folder / name).open("rb") as file:
+                data = file.read(MAX_CSV + 1)
         if len(data) > MAX_CSV:
             raise InputError(f"{self._named(name)} has more than {MAX_CSV:,} bytes, expected a list of ids and labels")
         return data

@@ -35,7 +35,8 @@ def search(name: str) -> bool:
         text = f"{name}: {'nothing found' if done.returncode == 0 else 'FOUND'}; {runs}"
         if done.returncode:
             found = [f"bytes: {path.read_bytes()[:2000]!r}" for path in Path(folder).glob("found_*")]
-            text = "\n".join([text, done.stdout[-4000:], done.stderr[-4000:], *found])
+            said = [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")]
+            text = "\n".join([text, done.stdout[-4000:], *said[-20:], *found])
         print(text, flush=True)
         return done.returncode != 0
 
