@@ -17,6 +17,7 @@ import pytest
 import torch
 from test_png import IMAGE, PNG, chunk
 
+from pipeline.competition.batches import load_batch
 from pipeline.competition.drawn import draw_competition, write_archive
 from pipeline.competition.facts import TRAIN_LABELS_CSV, ZIP_NAME
 from pipeline.competition.images import prepare_images
@@ -466,6 +467,27 @@ def test_yaml_that_explodes_or_asks_for_more_is_refused(tmp_path, text, message)
 
 def test_an_alias_in_a_recipe_is_read():
     assert parse_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}\n", "x") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
+
+
+# --- pickled batches
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x80\x02]r\xff\xff\xff\x7f.", r"it remembers 2,147,483,647 things"),
+        (b"\x80\x02cnumpy\nndarray\n(\x8a\x05\0\0\0\0\x08tR.", r"TypeError"),
+        (b"\x80\x02cnumpy\ndtype\n(X\x01\0\0\0OtR.", r"it asks for an array of 'O'"),
+        (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", r"can't be read"),
+        (b"(" * 1_000_000, r"can't be read"),
+        (b"I" + b"9" * 1_000_000 + b"\n.", r"can't be read"),
+        (b"cos\nsystem\n(S'touch harm'\ntR.", r"it asks for os\.system"),
+    ],
+    ids=["memo", "array", "objects", "length", "marks", "digits", "code"],
+)
+def test_a_batch_that_asks_for_more_is_refused(data, message):
+    with refused(InputError, message):
+        load_batch(data, "data_batch_1")
 
 
 # --- what a run keeps

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import pickletools
 import tarfile
 from collections.abc import Iterator
 from functools import cached_property
@@ -17,6 +18,7 @@ from pipeline.errors import InputError
 
 FOLDER_NAME = "cifar-10-batches-py"
 TAR_NAME = "cifar-10-python.tar.gz"
+MAX_MEMO = 1_000_000  # things that a pickle refers to later; a real one has 20,000
 MAX_BATCH = 1 << 26  # bytes; a real one has 31 MB
 
 
@@ -92,6 +94,7 @@ class TorchvisionBatches:
 def load_batch(pickled: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return a batch's rows [N, 3072] and classes [N]. Raises InputError naming it."""
     try:
+        _check_memo(pickled)
         batch = _BatchUnpickler(io.BytesIO(pickled), encoding="bytes").load()
         data, classes = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
     except Exception as error:
@@ -103,12 +106,32 @@ def load_batch(pickled: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """The batches are pickles; this reads plain values and numpy arrays, and can't be made to run anything else."""
+    """The batches are pickles; this reads plain values and bytes in arrays, and can't be made to run anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Allow what an array is made of."""
+        """Allow what an array of bytes is made of."""
         if (module.replace("numpy.core", "numpy._core"), name) == ("numpy._core.multiarray", "_reconstruct"):
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
+            return _empty_array
+        if (module, name) == ("numpy", "ndarray"):
+            return None  # only ever handed to _reconstruct; as a function it could be asked for gigabytes
+        if (module, name) == ("numpy", "dtype"):
+            return _dtype_of_bytes
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _empty_array(*_: Any) -> NDArray[Any]:
+    """Do what every pickle of an array begins with."""
+    return np._core.multiarray._reconstruct(np.ndarray, (0,), b"b")  # type: ignore[attr-defined]
+
+
+def _dtype_of_bytes(kind: Any, *_: Any) -> np.dtype[Any]:
+    if kind not in ("u1", b"u1"):
+        raise pickle.UnpicklingError(f"it asks for an array of {kind!r}")
+    return np.dtype("u1", False, True)
+
+
+def _check_memo(pickled: bytes) -> None:
+    """Refuse places in the memo for which the unpickler would take gigabytes."""
+    for opcode, place, _ in pickletools.genops(pickled):
+        if opcode.name in ("PUT", "LONG_BINPUT") and not 0 <= int(place or 0) <= MAX_MEMO:
+            raise pickle.UnpicklingError(f"it remembers {place:,} things")
