@@ -1,5 +1,6 @@
 """A tiny drawn competition, a job over all stages, and ways to harm it."""
 
+import ctypes
 import os
 import resource
 import shutil
@@ -23,6 +24,7 @@ members:
     train: {epochs: 4, batch_size: 16, ema_decay: 0.5, optimizer: {muon: {lr: 0.1}}}
 folds: {num_folds: 2}
 predict: {selective: {sample: 20}}
+machine: {num_threads: 1}
 """
 # What a run must end with, byte for byte; the others hold times of the day or of the clock.
 RESULTS = ("submission.csv", "test.npz", "folds.csv", "ensemble.json", "passes.json")
@@ -84,12 +86,14 @@ class Job:
         process.wait(timeout=300)
         return Ended(process.returncode, self._said.read_text(errors="replace"))
 
-    def finish(self, *, file_limit: int | None = None) -> Ended:
-        """Run the job to its end, with no file larger than a limit in bytes."""
+    def finish(self, *, file_limit: int | None = None, before: Callable[[], None] | None = None) -> Ended:
+        """Run the job to its end, with no file larger than a limit in bytes; `before` is called in its process."""
 
         def limit() -> None:
             if file_limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+            if before is not None:
+                before()
 
         done = subprocess.run(
             self._command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -120,6 +124,12 @@ class Job:
 def _hear_interrupts() -> None:
     """Take back that a shell's background jobs, and their children, ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def without_privileges() -> None:
+    """Make the permissions of files hold for root as well (Linux: no CAP_DAC_OVERRIDE after the next exec)."""
+    pr_capbset_drop, cap_dac_override = 24, 1
+    ctypes.CDLL(None).prctl(pr_capbset_drop, cap_dac_override)
 
 
 def undisturbed(folder: Path) -> tuple[Job, float]:
