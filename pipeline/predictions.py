@@ -1,6 +1,6 @@
 """Probabilities with their ids. They never travel apart, and a mismatch raises."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,30 +53,34 @@ def blend(members: Mapping[str, Predictions], weights: Mapping[str, float]) -> P
     """Return the weighted mean of the members' predictions. Raises ValueError if names or ids differ."""
     if members.keys() != weights.keys():
         raise ValueError(f"members {sorted(members)} and weights {sorted(weights)} are not the same")
-    return weighted_mean(list(members.values()), [weights[name] for name in members])
+    return weighted_mean(members.values(), [weights[name] for name in members])
 
 
-def weighted_mean(parts: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
-    """Return the weighted mean of predictions for the same ids. Raises ValueError if the ids differ."""
-    return Predictions(parts[0].ids, _mean([part.probabilities for part in parts], weights, parts).astype(np.float32))
+def weighted_mean(parts: Iterable[Predictions], weights: Sequence[float]) -> Predictions:
+    """Return the weighted mean of predictions for the same ids. Raises ValueError if the ids differ.
+
+    The parts are taken one after the other, so that they need not all be held at once.
+    """
+    ids, mean = _mean(((part.ids, part.probabilities) for part in parts), weights)
+    return Predictions(ids, mean.astype(np.float32))
 
 
 def mean_of_logits(parts: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
     """Return the probabilities of the weighted mean of the logits. Raises ValueError if the ids differ."""
     if len(parts) == 1:
         return parts[0]
-    logits = _mean([np.log(np.maximum(part.probabilities, SMALLEST)) for part in parts], weights, parts)
+    ids, logits = _mean(((part.ids, np.log(np.maximum(part.probabilities, SMALLEST))) for part in parts), weights)
     powers = np.exp(logits - logits.max(1, keepdims=True))
-    return Predictions(parts[0].ids, (powers / powers.sum(1, keepdims=True)).astype(np.float32))
+    return Predictions(ids, (powers / powers.sum(1, keepdims=True)).astype(np.float32))
 
 
-def _mean(
-    values: Sequence[Probabilities], weights: Sequence[float], parts: Sequence[Predictions]
-) -> NDArray[np.float64]:
+def _mean(parts: Iterable[tuple[Ids, Probabilities]], weights: Sequence[float]) -> tuple[Ids, NDArray[np.float64]]:
     """Sum in double precision and in the order given, so that the bytes depend on nothing else."""
-    total = np.zeros(values[0].shape, np.float64)
-    for value, weight, part in zip(values, weights, parts, strict=True):
-        if not np.array_equal(part.ids, parts[0].ids):
+    ids, total = np.empty(0, np.int64), np.empty((0, 0))
+    for place, ((part_ids, values), weight) in enumerate(zip(parts, weights, strict=True)):
+        if place == 0:
+            ids, total = part_ids, np.zeros(values.shape, np.float64)
+        if not np.array_equal(part_ids, ids):
             raise ValueError("predictions for different ids can't be averaged")
-        total += weight / sum(weights) * value.astype(np.float64)
-    return total
+        total += weight / sum(weights) * values.astype(np.float64)
+    return ids, total

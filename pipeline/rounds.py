@@ -177,17 +177,19 @@ class _Panel:
         return {"images": len(ids), "nets": [str(job) for job in self.jobs], "shares": shares}
 
     def _blend(self, name: str, rounds: Sequence[Round], ids: Ids, nets: Sequence[int]) -> NDArray[np.float32]:
-        answers, weights = [], []
-        for net in nets:
-            job = self.jobs[net]
-            said = [
-                (sum(view.weight for view in ask.views), job.folder.test(f"{name}_{number}").select(ids))
-                for number, asked in enumerate(rounds)
-                for ask in asked
-                if ask.net == net
-            ]
-            if said:
-                whole = mean_of_logits([part for _, part in said], [weight for weight, _ in said])
-                answers.append(whole.at_temperature(self._temperatures[job.name]))
-                weights.append(self._weights[job.name])
-        return weighted_mean(answers, weights).probabilities
+        asked = {ask.net for round_ in rounds for ask in round_}
+        heard = [net for net in nets if net in asked]
+        weights = [self._weights[self.jobs[net].name] for net in heard]
+        return weighted_mean((self._said(name, rounds, ids, net) for net in heard), weights).probabilities
+
+    def _said(self, name: str, rounds: Sequence[Round], ids: Ids, net: int) -> Predictions:
+        """Return what a net has said so far about some images, at its temperature."""
+        job = self.jobs[net]
+        said = [
+            (sum(view.weight for view in ask.views), job.folder.test(f"{name}_{number}").select(ids))
+            for number, asked in enumerate(rounds)
+            for ask in asked
+            if ask.net == net
+        ]
+        whole = mean_of_logits([part for _, part in said], [weight for weight, _ in said])
+        return whole.at_temperature(self._temperatures[job.name])

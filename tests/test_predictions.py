@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,19 @@ def test_only_the_same_ids_are_averaged():
     for average in (weighted_mean, mean_of_logits):
         with pytest.raises(ValueError, match="different ids"):
             average([one, some([1, 3])], [1, 1])
+
+
+def test_the_mean_of_many_nets_holds_a_few_of_them():
+    """50 members on five folds; of each only what is added at the moment."""
+    ids = np.arange(20_000)
+    size = some(ids).probabilities.nbytes
+    tracemalloc.start()
+    found = weighted_mean((some(ids) for _ in range(250)), [1.0] * 250)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert np.allclose(found.probabilities.sum(1), 1, atol=1e-5)
+    assert peak < 12 * size
 
 
 def test_the_mean_of_logits_is_a_weighted_geometric_mean():
