@@ -87,7 +87,8 @@ def whole_run(zip_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("job")
     (folder / "tiny.yaml").write_text(RECIPE)
     command = [sys.executable, ROOT / "run.py", "all", "--config", "tiny.yaml", "--input", str(zip_folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    refused = os.environ | {"REFUSED_CONNECTIONS": str(folder / "refused_connections")}
+    done = subprocess.run(command, cwd=folder, env=refused, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return folder, done
 

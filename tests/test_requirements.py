@@ -1,0 +1,39 @@
+"""What is installed: pinned, with checksums, with a licence that is told."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PIN = re.compile(r"([A-Za-z0-9._-]+)==([^\s;]+)")
+
+
+def pins(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return {(found[1].lower(), found[2]) for found in map(PIN.match, lines) if found}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_requirement_is_pinned(name):
+    lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
+    named = [line for line in lines if line and not line.startswith("-r ")]
+
+    assert named
+    assert len(pins(name)) == len(named)
+
+
+def test_the_hashed_requirements_are_the_same_with_checksums():
+    hashed = pins("requirements-hashes.txt")
+
+    assert pins("requirements.txt") <= hashed
+    parts = re.split(r"\n(?=[a-z])", (ROOT / "requirements-hashes.txt").read_text())[1:]
+    assert len(parts) == len(hashed)
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}\b", part) for part in parts)
+
+
+def test_every_package_has_its_licence_listed():
+    text = (ROOT / "docs" / "licences.md").read_text().partition("|---|")[2]
+    rows = re.findall(r"\n\| \[?([a-z0-9-]+)\]?\S* \| (\S+) \| .+ \|", text)
+
+    assert set(rows) == pins("requirements-hashes.txt")
