@@ -35,10 +35,11 @@ def print_runs(rows: Sequence[Row], *, as_csv: bool, as_json: bool) -> None:
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     else:
-        Console().print(_table(rows))
+        Console().print(runs_table(rows))
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def runs_table(rows: Sequence[Row]) -> Table:
+    """Return the table that a terminal gets."""
     table = Table()
     for title in ("run", "recipe", "members", "folds", "CV (95 %)", "minutes", "public", "private", "date"):
         table.add_column(title, overflow="fold")

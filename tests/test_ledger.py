@@ -1,10 +1,13 @@
+import io
 import json
+import time
 
 import pytest
+from rich.console import Console
 
 from pipeline.errors import RunError
 from pipeline.runs.ledger import Ledger, Upload
-from pipeline.runs_table import print_runs, sorted_runs
+from pipeline.runs_table import print_runs, runs_table, sorted_runs
 
 
 def make_run(submissions, name, accuracy=None, date="2026-11-01T00:00:00+00:00"):
@@ -87,3 +90,20 @@ def test_it_prints_csv_and_json(book, tmp_path, capsys):
     assert header == "run,recipe,members,folds,cv,cv_low,cv_high,minutes,public,private,status,date"
     assert row.startswith("one,quick,net,2,0.8,")
     assert json.loads(capsys.readouterr().out)[0]["cv"] == 0.8
+
+
+def test_a_thousand_runs_are_listed_within_a_second_of_computing(book, tmp_path, whole_run):
+    run = whole_run[0] / "submissions" / "tiny"
+    texts = {name: (run / name).read_text() for name in ("environment.json", "metrics.json")}
+    for number in range(1000):
+        (tmp_path / f"run_{number}").mkdir()
+        for name, text in texts.items():
+            (tmp_path / f"run_{number}" / name).write_text(text)
+    uploads = [vars(upload(f"run_{number}", number, 0.5)) for number in range(1000)]
+    (tmp_path / "ledger.json").write_text(json.dumps(uploads))
+    began = time.process_time()
+    rows = sorted_runs(book.rows(), "cv", "")
+    Console(file=io.StringIO(), width=200).print(runs_table(rows))
+
+    assert len(rows) == 1000
+    assert time.process_time() - began < 1
