@@ -1,7 +1,7 @@
 """One member on one fold: trained, judged on what it held out, and asked about the test images."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -19,13 +19,22 @@ from pipeline.learning.metrics import score
 from pipeline.learning.predict import View, Views, for_inference, predict, predict_logits
 from pipeline.learning.train import EpochRecord, TrainState, build_model, train_fold
 from pipeline.predictions import Predictions
-from pipeline.progress import LiveView, OnImages, log
+from pipeline.progress import LiveView, OnImages, log, unseen
 from pipeline.runs.event_log import event_log
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.folder import FoldTable
 from pipeline.runs.prediction_files import DamagedError
 
 SLICE = 20_000  # test images between two savings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Test images (rows of the store) that a net is asked about, in some views; the answers are kept under a name."""
+
+    rows: NDArray[np.int64]
+    views: Sequence[View]
+    name: str
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,11 @@ class FoldJob:
         """Return the operations that its training takes."""
         return training_flop(self.member, int((table.folds != self.fold).sum()))
 
-    def train(self, machine: Machine, store: ImageStore, table: FoldTable, view: LiveView) -> None:
-        """Train from the last whole epoch on, judge, and keep weights and out-of-fold predictions."""
+    def train(self, machine: Machine, store: ImageStore, table: FoldTable, view: LiveView) -> Iterator[EpochRecord]:
+        """Train from the last whole epoch on, judge, and keep weights and out-of-fold predictions.
+
+        Yields after each epoch, when its checkpoint is kept; the fold is finished when nothing more comes.
+        """
         inside, outside = table.folds != self.fold, table.folds == self.fold
         epochs, state = self.member.train.epochs, self._state_so_far()
         with (
@@ -69,43 +81,60 @@ class FoldJob:
             )
             for state in states:
                 self.folder.save_checkpoint(state.records(), state.tensors)
+                last = state.history[-1]
                 events.add(state.records()[-1])
-                bar.say(f"loss {state.history[-1].loss:.3f}, accuracy {state.history[-1].accuracy:.3f}")
-                self._log_epoch(state, view)
+                bar.say(f"loss {last.loss:.3f}, accuracy {last.accuracy:.3f}")
+                self.log_epoch(last, view)
+                yield last
         model = build_model(self.member, machine.device, state.weights())
         predictions = self._judge(machine, model, store.ids[outside], store.images[outside], view)
         self.folder.finish(state.records(), state.weights(), predictions)
-        scores = score(predictions.probabilities, table.classes[outside])
+        self.log_score(table)
+
+    def log_epoch(self, last: EpochRecord, view: LiveView, where: str = "") -> None:
+        """Say what an epoch brought, and how long it will still take."""
+        epochs = self.member.train.epochs
+        left = timedelta(seconds=round((epochs - last.epoch) * last.seconds))
+        log.info(
+            "%s%s: epoch %d of %d, loss %.4f, training accuracy %.4f, %.0f images/s, %s left in this fold, %s in all",
+            *(self, where, last.epoch, epochs, last.loss, last.accuracy, last.images_per_second, left),
+            view.time_left(),
+        )
+
+    def log_score(self, table: FoldTable) -> None:
+        """Say how right a finished fold is."""
+        found = self.folder.out_of_fold()
+        scores = score(found.probabilities, table.classes_of(found.ids))
         log.info("%s: accuracy %.4f on the images held out", self, scores["accuracy"])
 
-    def predict_test(
-        self,
-        machine: Machine,
-        store: ImageStore,
-        rows: NDArray[np.int64],
-        views: Sequence[View],
-        name: str,
-        live: LiveView,
-    ) -> None:
-        """Predict some of the test images, and keep their probabilities under a name, slice by slice."""
+    def missing_slices(self, store: ImageStore, rows: NDArray[np.int64], name: str) -> dict[int, NDArray[np.int64]]:
+        """Return the numbers and rows of those slices of some test images that are not predicted under a name yet."""
         slices = [rows[start : start + SLICE] for start in range(0, len(rows), SLICE)]
-        missing = [n for n, part in enumerate(slices) if not self.folder.has_test(name, n, store.ids[part])]
+        return {n: part for n, part in enumerate(slices) if not self.folder.has_test(name, n, store.ids[part])}
+
+    def trained_net(self, machine: Machine) -> nn.Module:
+        """Return the fold's network, ready to predict."""
+        return for_inference(build_model(self.member, machine.device, self.folder.weights()), machine)
+
+    def predict_test(self, machine: Machine, store: ImageStore, asked: Asked, live: LiveView) -> None:
+        """Predict some of the test images, and keep their probabilities slice by slice."""
+        missing = self.missing_slices(store, asked.rows, asked.name)
         if not missing:
             return
-        began, model = time.perf_counter(), build_model(self.member, machine.device, self.folder.weights())
-        model = for_inference(model, machine)
-        num_missing = sum(len(slices[number]) for number in missing)
-        work = num_missing * pass_flop(self.member) * len(views)
-        with live.bar(f"{self}: test images, {len(views)} views", work=work) as on_images:
+        began, net = time.perf_counter(), self.trained_net(machine)
+        num_missing = sum(map(len, missing.values()))
+        work = num_missing * pass_flop(self.member) * len(asked.views)
+        with live.bar(f"{self}: test images, {len(asked.views)} views", work=work) as on_images:
             num_done = 0
-            for number in missing:
-                images = store.images[slices[number]]
+            for number, rows in missing.items():
                 tell = partial(_tell, on_images, num_done, num_missing)
-                logits = predict_logits(model, images, views, machine, on_images=tell)
-                self.folder.save_test(name, number, Predictions(store.ids[slices[number]], _softmax(logits, views)))
-                num_done += len(images)
+                found = predict_slice(net, store.ids[rows], store.images[rows], asked.views, machine, tell)
+                self.folder.save_test(asked.name, number, found)
+                num_done += len(rows)
         speed = num_missing / (time.perf_counter() - began)
-        log.info("%s: %s test images predicted, %d views, %.0f a second", self, f"{num_missing:,}", len(views), speed)
+        log.info(
+            "%s: %s test images predicted, %d views, %.0f a second", self, f"{num_missing:,}", len(asked.views), speed
+        )
 
     def _state_so_far(self) -> TrainState:
         try:
@@ -129,13 +158,17 @@ class FoldJob:
         log.info("%s: %s held-out images predicted, %.0f a second", self, f"{len(ids):,}", speed)
         return Predictions(ids, probabilities)
 
-    def _log_epoch(self, state: TrainState, view: LiveView) -> None:
-        last, epochs = state.history[-1], self.member.train.epochs
-        left = timedelta(seconds=round((epochs - last.epoch) * last.seconds))
-        log.info(
-            "%s: epoch %d of %d, loss %.4f, training accuracy %.4f, %.0f images/s, %s left in this fold, %s in all",
-            *(self, last.epoch, epochs, last.loss, last.accuracy, last.images_per_second, left, view.time_left()),
-        )
+
+def predict_slice(
+    net: nn.Module,
+    ids: NDArray[np.int64],
+    images: NDArray[np.uint8],
+    views: Sequence[View],
+    machine: Machine,
+    on_images: OnImages = unseen,
+) -> Predictions:
+    """Return what a network says of uint8 test images [N, 32, 32, 3] in some of the views."""
+    return Predictions(ids, _softmax(predict_logits(net, images, views, machine, on_images=on_images), views))
 
 
 def _tell(on_images: OnImages, before: int, total: int, done: int, _of_slice: int) -> None:

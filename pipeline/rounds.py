@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from pipeline.competition.images import ImageStore
 from pipeline.config import SelectiveConfig
-from pipeline.jobs import FoldJob
-from pipeline.learning.device import Machine
+from pipeline.executor import Executor
+from pipeline.jobs import Asked, FoldJob
 from pipeline.learning.flops import pass_flop
 from pipeline.learning.predict import views_of
 from pipeline.learning.selective import (
@@ -45,7 +45,7 @@ def predict_in_rounds(
     jobs: Sequence[FoldJob],
     ensemble: Mapping[str, Any],
     store: ImageStore,
-    machine: Machine,
+    executor: Executor,
     view: LiveView,
     *,
     selective: SelectiveConfig | None,
@@ -57,7 +57,7 @@ def predict_in_rounds(
     With `selective`, images whose answer is clear get fewer passes; `held_out` are the blended out-of-fold
     predictions that say how images are to be expected.
     """
-    panel = _Panel(jobs, ensemble, store, machine, view)
+    panel = _Panel(jobs, ensemble, store, executor, view)
     account: dict[str, Any] = {"rounds": []}
     rule = StopRule((), 0.0)
     num_images, sample_size = len(store.ids), selective.sample if selective else 0
@@ -148,18 +148,18 @@ class _Panel:
         jobs: Sequence[FoldJob],
         ensemble: Mapping[str, Any],
         store: ImageStore,
-        machine: Machine,
+        executor: Executor,
         view: LiveView,
     ) -> None:
         self._weights, self._temperatures = ensemble["weights"], ensemble["temperatures"]
         heard = [job for job in jobs if self._weights[job.name] > SMALLEST_WEIGHT]
         self.jobs = sorted(heard, key=lambda job: (job.fold, -self._weights[job.name], job.name))
         self.views = self.jobs[0].views
-        self.store, self._machine, self._view = store, machine, view
+        self.store, self._executor, self._view = store, executor, view
 
     def ask(self, asked: Round, name: str, rows: NDArray[np.int64]) -> None:
-        for ask in asked:
-            self.jobs[ask.net].predict_test(self._machine, self.store, rows, ask.views, name, self._view)
+        jobs = [(self.jobs[ask.net], Asked(rows, ask.views, name)) for ask in asked]
+        self._executor.predict(jobs, self.store, self._view)
 
     def estimate(self, name: str, rounds: Sequence[Round], ids: Ids) -> NDArray[np.float32]:
         """Blend what the nets have said so far about some images."""

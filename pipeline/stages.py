@@ -19,6 +19,7 @@ from pipeline.competition.source import find_source
 from pipeline.competition.submission import write_submission
 from pipeline.config import Config
 from pipeline.errors import InputError, RunError
+from pipeline.executor import LocalExecutor
 from pipeline.files import write_text
 from pipeline.jobs import FoldJob
 from pipeline.learning.augment import Augmentation
@@ -111,8 +112,7 @@ def train(work: Work, *, only_fold: int | None = None, then_predict: bool = Fals
         if then_predict:
             to_do += prediction_work(list(work.fold_jobs()), work.config.predict.selective, len(stores["test"].ids))
         with worker_deaths_told(), work.run.timing("train"), live_view(to_do) as view:
-            for job in jobs:
-                job.train(machine, stores["train"], table, view)
+            LocalExecutor(machine).train(jobs, stores["train"], table, view)
 
 
 def validate(run: RunFolder) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def predict_test(work: Work) -> dict[str, Any] | None:
                 jobs,
                 work.run.load_json("ensemble.json"),
                 stores["test"],
-                machine,
+                LocalExecutor(machine),
                 view,
                 selective=selective,
                 seed=derive_seed(work.config.seed, "sample"),

@@ -8,7 +8,7 @@ from rich.progress import Progress
 from pipeline.competition.images import prepare_images
 from pipeline.competition.source import find_source
 from pipeline.config import MemberConfig
-from pipeline.jobs import FoldJob
+from pipeline.jobs import Asked, FoldJob
 from pipeline.learning.device import Machine
 from pipeline.learning.predict import views_of
 from pipeline.progress import LiveView
@@ -47,7 +47,7 @@ class Killed(BaseException):
 def test_a_job_that_is_killed_goes_on_to_the_same_bytes(make_job, data, monkeypatch, after):
     store, table = data
     whole, killed = make_job("whole"), make_job("killed")
-    whole.train(MACHINE, store, table, VIEW)
+    list(whole.train(MACHINE, store, table, VIEW))
     calls = itertools.count(1)
     keep = FoldFolder.save_checkpoint
 
@@ -58,11 +58,11 @@ def test_a_job_that_is_killed_goes_on_to_the_same_bytes(make_job, data, monkeypa
 
     monkeypatch.setattr(FoldFolder, "save_checkpoint", keep_and_die)
     with pytest.raises(Killed):
-        killed.train(MACHINE, store, table, VIEW)
+        list(killed.train(MACHINE, store, table, VIEW))
     assert not killed.folder.is_trained
     monkeypatch.undo()
 
-    make_job("killed").train(MACHINE, store, table, VIEW)
+    list(make_job("killed").train(MACHINE, store, table, VIEW))
 
     for name in ("weights.safetensors", "out_of_fold.npz"):
         assert (killed.folder.path / name).read_bytes() == (whole.folder.path / name).read_bytes()
@@ -71,10 +71,10 @@ def test_a_job_that_is_killed_goes_on_to_the_same_bytes(make_job, data, monkeypa
 def test_the_kept_score_is_that_of_the_reloaded_weights(make_job, data):
     store, table = data
     job = make_job("fold")
-    job.train(MACHINE, store, table, VIEW)
+    list(job.train(MACHINE, store, table, VIEW))
     held_out = table.folds == 1
     kept = job.folder.out_of_fold()
-    job.predict_test(MACHINE, store, np.flatnonzero(held_out), views_of("mirror"), "all", VIEW)
+    job.predict_test(MACHINE, store, Asked(np.flatnonzero(held_out), views_of("mirror"), "all"), VIEW)
 
     assert np.array_equal(kept.ids, table.ids[held_out])
     assert np.array_equal(job.folder.test("all").ids, kept.ids)
@@ -85,10 +85,10 @@ def test_a_prediction_that_is_killed_costs_one_slice(make_job, data, monkeypatch
     store, table = data
     monkeypatch.setattr("pipeline.jobs.SLICE", 50)
     whole, killed = make_job("whole"), make_job("killed")
-    whole.train(MACHINE, store, table, VIEW)
+    list(whole.train(MACHINE, store, table, VIEW))
     shutil.copytree(whole.folder.path, killed.folder.path)
     rows, views, heard = np.arange(len(store.ids)), views_of("identity"), []
-    whole.predict_test(MACHINE, store, rows, views, "all", VIEW)
+    whole.predict_test(MACHINE, store, Asked(rows, views, "all"), VIEW)
     calls, keep = itertools.count(1), FoldFolder.save_test
 
     def keep_and_die(self, *arguments):
@@ -99,8 +99,8 @@ def test_a_prediction_that_is_killed_costs_one_slice(make_job, data, monkeypatch
 
     monkeypatch.setattr(FoldFolder, "save_test", keep_and_die)
     with pytest.raises(Killed):
-        killed.predict_test(MACHINE, store, rows, views, "all", VIEW)
-    killed.predict_test(MACHINE, store, rows, views, "all", VIEW)
+        killed.predict_test(MACHINE, store, Asked(rows, views, "all"), VIEW)
+    killed.predict_test(MACHINE, store, Asked(rows, views, "all"), VIEW)
 
     assert heard == list(range(-(-len(rows) // 50)))
     for path in (whole.folder.path / "test").iterdir():
@@ -112,8 +112,8 @@ def test_a_fold_never_sees_what_it_holds_out(make_job, data):
     store, table = data
     images = np.array(store.images)
     images[table.folds == 1] = 255 - images[table.folds == 1]
-    make_job("one").train(MACHINE, store, table, VIEW)
-    make_job("other").train(MACHINE, type(store)(store.ids, images, "", store.folder), table, VIEW)
+    list(make_job("one").train(MACHINE, store, table, VIEW))
+    list(make_job("other").train(MACHINE, type(store)(store.ids, images, "", store.folder), table, VIEW))
 
     one, other = (make_job(name).folder for name in ("one", "other"))
     assert (one.path / "weights.safetensors").read_bytes() == (other.path / "weights.safetensors").read_bytes()

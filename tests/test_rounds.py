@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import SelectiveConfig
+from pipeline.executor import LocalExecutor
 from pipeline.learning.device import Machine
 from pipeline.predictions import Predictions, blend, weighted_mean
 from pipeline.progress import live_view
@@ -30,12 +31,13 @@ class Job:
     def __str__(self):
         return f"{self.name} {self.fold}"
 
-    def predict_test(self, machine, store, rows, views, name, live):
-        if self.folder.has_test(name, 0, store.ids[rows]):
+    def predict_test(self, machine, store, asked, live):
+        ids = store.ids[asked.rows]
+        if self.folder.has_test(asked.name, 0, ids):
             return
         if next(Job.num_asked) == Job.dies_at:
             raise KeyboardInterrupt
-        self.folder.save_test(name, 0, Predictions(store.ids[rows], self.said(rows, views)))
+        self.folder.save_test(asked.name, 0, Predictions(ids, self.said(asked.rows, asked.views)))
 
     def said(self, rows, views):
         logits = np.zeros((len(rows), 10))
@@ -45,6 +47,9 @@ class Job:
             logits += view.weight * (2.5 * np.eye(10)[CLASSES] + noise)[rows]
         powers = np.exp(logits / sum(view.weight for view in views))
         return (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+
+
+HERE = LocalExecutor(Machine())
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +62,7 @@ def predict(folder, **selective):
     held_out = Predictions(np.arange(NUM_IMAGES), jobs[3].said(np.arange(NUM_IMAGES), everything_of(jobs[3])))
     config = SelectiveConfig(**selective) if selective else None
     with live_view() as view:
-        return predict_in_rounds(jobs, ENSEMBLE, STORE, Machine(), view, selective=config, seed=1, held_out=held_out)
+        return predict_in_rounds(jobs, ENSEMBLE, STORE, HERE, view, selective=config, seed=1, held_out=held_out)
 
 
 def everything_of(job):
