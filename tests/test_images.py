@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 
 import numpy as np
@@ -131,3 +132,18 @@ def test_the_cache_is_in_the_input_folder_unless_that_is_read_only(tmp_path, mon
     assert cache_folder(tmp_path / "other", tmp_path) == tmp_path / "other"
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert str(cache_folder(None, tmp_path)) == "input/.cache"
+
+
+def test_a_disk_that_takes_a_part_of_an_image_is_told(zip_folder, tmp_path):
+    """The write that crosses a limit is cut short and raises nothing; found by `make faults`."""
+    size = (200 * 32 * 32 * 3) - 1000
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"can't be written to .*File too large"):
+            prepare(zip_folder, tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert len(prepare(zip_folder, tmp_path / "cache").ids) == 200

@@ -131,7 +131,7 @@ def _decode_all(source: Source, split: Split, ids: Ids, file: BinaryIO, on_image
                 image = source.decode(data)
             except InputError as error:
                 raise InputError(f"{source.name}: {split}/{number}.png {error}") from None
-            os.pwrite(file.fileno(), image.tobytes(), start + row_of.pop(number) * IMAGE_BYTES)
+            _write_at(file, image.tobytes(), start + row_of.pop(number) * IMAGE_BYTES)
         return len(chunk)
 
     num_threads, num_done = joblib.cpu_count(), 0
@@ -151,6 +151,13 @@ def _decode_all(source: Source, split: Split, ids: Ids, file: BinaryIO, on_image
     if row_of:
         missing = min(row_of)
         raise InputError(f"{source.name} ends without {split}/{missing}.png ({len(row_of)} are missing in all)")
+
+
+def _write_at(file: BinaryIO, data: bytes, position: int) -> None:
+    """Write all of it: on a disk that is nearly full the system may take a part and raise nothing."""
+    while data:
+        taken = os.pwrite(file.fileno(), data, position)
+        data, position = data[taken:], position + taken
 
 
 def open_store(folder: Path, manifest: dict[str, Any]) -> ImageStore:
