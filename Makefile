@@ -1,4 +1,5 @@
 # make demo: the whole job on a drawn competition    make test: the tests    make lint: the linters
+# make test-cluster: the tests on a Ray cluster of three nodes
 # make faults: whole jobs broken on purpose, half an hour
 # make fuzz FUZZ_SECONDS=120: hostile files, searched by coverage, so long for each kind
 # make bench: ratios of timings, see tests/benchmarks/README.md
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 20
 
-.PHONY: setup demo test lint faults fuzz bench
+.PHONY: setup demo test test-cluster lint faults fuzz bench
 
 setup: $(VENV)/.installed
 
@@ -20,11 +21,18 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@
 
+$(VENV)/.installed-cluster: requirements-cluster.txt $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --requirement requirements-cluster.txt
+	touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/python run.py demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+test-cluster: $(VENV)/.installed-cluster
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -39,7 +47,8 @@ fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet atheris==3.0.0
 	PYTHONPATH=. FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzz
 
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.installed-cluster
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/training.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/prediction.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/decoding.py $(INPUT)
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/cluster.py

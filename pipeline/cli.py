@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -49,6 +49,13 @@ SetOption = Annotated[
 
 
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Results and warnings only, no progress.")]
+ExecutorOption = Annotated[
+    Literal["local", "ray"], typer.Option("--executor", help="Where jobs run: here, or on a Ray cluster.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", help="The Ray cluster: auto, or HOST:PORT; not given: one is started on this machine."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -65,20 +72,28 @@ def all_(
     input_dir: InputOption = INPUT,
     run: RunOption = None,
     overrides: SetOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """The whole job: prepare, train, validate, predict, report. Given again after a stop, it goes on."""
     from pipeline import stages
 
     _be_quiet(quiet)
-    work = stages.open_work(recipe, input_dir, run, overrides or ())
+    work = stages.open_work(recipe, input_dir, run, overrides or (), stages.Where(executor, address))
     stages.train(work, then_predict=True)
     _predict(work)
     _report(work)
 
 
 @app.command()
-def demo(run: RunOption = "demo", overrides: SetOption = None, quiet: QuietOption = False) -> None:
+def demo(
+    run: RunOption = "demo",
+    overrides: SetOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    quiet: QuietOption = False,
+) -> None:
     """The whole job on a small drawn competition: no download, about a minute."""
     from pipeline import stages
 
@@ -89,7 +104,7 @@ def demo(run: RunOption = "demo", overrides: SetOption = None, quiet: QuietOptio
         flush=True,
     )
     folder, labels = stages.draw_demo(INPUT)
-    work = stages.open_work(RECIPES / "demo.yaml", folder, run, overrides or ())
+    work = stages.open_work(RECIPES / "demo.yaml", folder, run, overrides or (), stages.Where(executor, address))
     stages.train(work, then_predict=True)
     _predict(work)
     print(f"accuracy on the drawn test images that count: {describe(stages.score_test(work.run, labels))}")
@@ -128,13 +143,15 @@ def train(
     run: RunOption = None,
     overrides: SetOption = None,
     fold: Annotated[int | None, typer.Option(help="Only this fold, from 0: a quick check of a recipe.")] = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train what is not trained yet, and judge it on the images held out."""
     from pipeline import stages
 
     _be_quiet(quiet)
-    work = stages.open_work(recipe, input_dir, run, overrides or ())
+    work = stages.open_work(recipe, input_dir, run, overrides or (), stages.Where(executor, address))
     stages.train(work, only_fold=fold)
     print(format_metrics(stages.validate(work.run)))
     print(f"run: {work.run.path}")
@@ -156,13 +173,15 @@ def predict(
     input_dir: InputOption = INPUT,
     run: RunOption = None,
     overrides: SetOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Predict the test images with every fold, blend, and write a checked submission.csv."""
     from pipeline import stages
 
     _be_quiet(quiet)
-    _predict(stages.open_work(recipe, input_dir, run, overrides or ()))
+    _predict(stages.open_work(recipe, input_dir, run, overrides or (), stages.Where(executor, address)))
 
 
 @app.command()

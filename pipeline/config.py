@@ -176,6 +176,8 @@ class MachineConfig(Strict):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     num_threads: int = Field(0, ge=0)
     """0: as many as the process has cores."""
+    gpu_share: float = Field(1.0, gt=0, le=1)
+    """On a cluster with GPUs: the part of one that a job takes; 0.5 puts two jobs on each."""
     num_workers: int = Field(0, ge=0)
     """Processes that augment images beside the training, at most one a core; the pixels are the same for any number."""
     predict_batch: int = Field(0, ge=0)

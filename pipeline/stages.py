@@ -1,9 +1,10 @@
 """The recipe: prepare, train, validate, predict, ensemble, report. The order is here, the logic in the rooms."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from pipeline.competition.prepare import prepare
 from pipeline.competition.source import find_source
 from pipeline.competition.submission import write_submission
 from pipeline.config import Config
-from pipeline.errors import InputError, RunError
-from pipeline.executor import LocalExecutor
+from pipeline.errors import ConfigError, InputError, RunError
+from pipeline.executor import Executor, LocalExecutor
 from pipeline.files import write_text
 from pipeline.jobs import FoldJob
 from pipeline.learning.augment import Augmentation
@@ -45,6 +46,17 @@ from pipeline.runs.ledger import SUBMISSIONS, Ledger, Upload
 
 
 @dataclass(frozen=True)
+class Where:
+    """Where jobs run: here, or on a Ray cluster (its address; None: one that is started here)."""
+
+    executor: Literal["local", "ray"] = "local"
+    address: str | None = None
+
+
+HERE = Where()
+
+
+@dataclass(frozen=True)
 class Work:
     """A recipe, the folder of the input, and the folder of the run."""
 
@@ -53,6 +65,7 @@ class Work:
     run: RunFolder
     recipe: str
     """The recipe's name, for the ledger."""
+    where: Where = HERE
 
     def fold_jobs(self) -> Iterator[FoldJob]:
         """Yield every fold of every member."""
@@ -69,12 +82,32 @@ class Work:
                 )
 
 
-def open_work(recipe: Path | None, input_dir: Path, run: str | None, overrides: Iterable[str] = ()) -> Work:
+def open_work(
+    recipe: Path | None, input_dir: Path, run: str | None, overrides: Iterable[str] = (), where: Where = HERE
+) -> Work:
     """Put a command's options together. A run that is there goes on with its own recipe unless another is named."""
+    if where.address is not None and where.executor == "local":
+        raise ConfigError("--address names a Ray cluster; it goes with --executor ray")
     folder = open_run(run or (recipe or DEFAULT_RECIPE).stem)
     if recipe is None and folder.exists:
-        return Work(override_config(folder.config(), overrides), input_dir, folder, folder.name)
-    return Work(load_config(recipe or DEFAULT_RECIPE, overrides), input_dir, folder, (recipe or DEFAULT_RECIPE).stem)
+        return Work(override_config(folder.config(), overrides), input_dir, folder, folder.name, where)
+    config = load_config(recipe or DEFAULT_RECIPE, overrides)
+    return Work(config, input_dir, folder, (recipe or DEFAULT_RECIPE).stem, where)
+
+
+@contextmanager
+def _executor(work: Work, machine: Machine) -> Iterator[Executor]:
+    if work.where.executor == "local":
+        yield LocalExecutor(machine)
+        return
+    try:
+        from pipeline.cluster import RayExecutor
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ConfigError("--executor ray needs ray: pip install -r requirements-cluster.txt") from None
+    with RayExecutor(work.config.machine, work.where.address) as executor:
+        yield executor
 
 
 def open_run(name: str | None) -> RunFolder:
@@ -111,8 +144,13 @@ def train(work: Work, *, only_fold: int | None = None, then_predict: bool = Fals
         to_do = sum(job.training_work(table) for job in jobs)
         if then_predict:
             to_do += prediction_work(list(work.fold_jobs()), work.config.predict.selective, len(stores["test"].ids))
-        with worker_deaths_told(), work.run.timing("train"), live_view(to_do) as view:
-            LocalExecutor(machine).train(jobs, stores["train"], table, view)
+        with (
+            worker_deaths_told(),
+            work.run.timing("train"),
+            live_view(to_do) as view,
+            _executor(work, machine) as executor,
+        ):
+            executor.train(jobs, stores["train"], table, view)
 
 
 def validate(run: RunFolder) -> dict[str, Any]:
@@ -162,12 +200,12 @@ def predict_test(work: Work) -> dict[str, Any] | None:
         _begin_run(work, stores, machine)
         jobs, selective = list(work.fold_jobs()), work.config.predict.selective
         to_do = prediction_work(jobs, selective, len(stores["test"].ids))
-        with work.run.timing("predict"), live_view(to_do) as view:
+        with work.run.timing("predict"), live_view(to_do) as view, _executor(work, machine) as executor:
             found = predict_in_rounds(
                 jobs,
                 work.run.load_json("ensemble.json"),
                 stores["test"],
-                LocalExecutor(machine),
+                executor,
                 view,
                 selective=selective,
                 seed=derive_seed(work.config.seed, "sample"),

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.files import write_bytes, write_text
 from pipeline.predictions import Predictions, join
 from pipeline.progress import log
 from pipeline.runs.prediction_files import DamagedError, load_predictions, reading, save_predictions
-from pipeline.runs.seals import Seals
+from pipeline.runs.seals import NAME, Seals
 
 
 class FoldFolder:
@@ -102,6 +102,23 @@ class FoldFolder:
     def test(self, name: str) -> Predictions:
         """Return the predictions for all test images of a round."""
         return join([load_predictions(path) for path in sorted(self._test.glob(f"{name}.*.npz"))])
+
+    def export(self, only: Collection[str] = ()) -> dict[str, bytes]:
+        """Return the files of a training, begun or finished, to be taken to another machine; only some, if told."""
+        paths = [path for path in sorted(self.path.rglob("*")) if path.is_file() and self._test not in path.parents]
+        return {
+            name: path.read_bytes()
+            for path in paths
+            if (name := str(path.relative_to(self.path))) in only or (not only and not name.endswith(".partial"))
+        }
+
+    def take(self, files: Mapping[str, bytes]) -> None:
+        """Write what `export` gave on another machine; what says that the fold is finished comes last."""
+        last = (self._out_of_fold.name, NAME)
+        for name in sorted(files, key=lambda name: (name in last and last.index(name) + 1, name)):
+            write_bytes(self.path / name, files[name])
+        if self._out_of_fold.name in files:
+            self._checkpoint.unlink(missing_ok=True)
 
     def _test_slice(self, name: str, number: int) -> Path:
         return self._test / f"{name}.{number:03}.npz"

@@ -1,0 +1,84 @@
+"""What Ray costs: the same folds through it and without it, empty jobs, and two nodes against one."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); as high in the queue as this process
+
+import ray
+from ray.cluster_utils import Cluster
+
+from pipeline.cluster import RayExecutor, Running
+from pipeline.competition.drawn import draw_competition
+from pipeline.competition.prepare import prepare
+from pipeline.competition.source import find_source
+from pipeline.config import MachineConfig, MemberConfig, ModelConfig, MuonConfig, OptimizerConfig, TrainConfig
+from pipeline.executor import Executor, LocalExecutor
+from pipeline.jobs import FoldJob
+from pipeline.learning.device import set_up_machine
+from pipeline.progress import live_view
+from pipeline.runs.fold_folder import FoldFolder
+from pipeline.runs.folder import FoldTable
+
+NUM_EMPTY, NUM_FOLDS, EPOCHS = 1000, 4, 12
+MACHINE = MachineConfig(num_threads=1)
+MEMBER = MemberConfig(
+    model=ModelConfig(name="whitened_cnn_small"),
+    train=TrainConfig(epochs=EPOCHS, batch_size=256, optimizer=OptimizerConfig(muon=MuonConfig(lr=0.1))),
+)
+
+
+def seconds_of(executor: Executor, folder: Path, input_dir: Path) -> float:
+    """Train all folds in a new folder."""
+    stores, labels = prepare(input_dir, None), find_source(input_dir).labels()
+    folds = labels.ids % NUM_FOLDS
+    table = FoldTable(labels.ids, labels.classes, folds, labels.ids)
+    jobs = [FoldJob("net", MEMBER, n, n, "identity", FoldFolder(folder / str(n))) for n in range(NUM_FOLDS)]
+    began = time.perf_counter()
+    with live_view() as view:
+        executor.train(jobs, stores["train"], table, view)
+    return time.perf_counter() - began
+
+
+def empty() -> None:
+    """Do nothing."""
+
+
+def on_nodes(num_nodes: int, folder: Path, input_dir: Path) -> tuple[float, float]:
+    """Return the seconds of the folds, and of one of many empty jobs, on nodes of one core each."""
+    cluster = Cluster()
+    for _ in range(num_nodes):
+        cluster.add_node(num_cpus=1, object_store_memory=200 << 20, include_dashboard=False)
+    try:
+        with RayExecutor(MACHINE, cluster.address) as executor:
+            seconds_of(executor, folder / "warm", input_dir)
+            seconds = seconds_of(executor, folder / "timed", input_dir)
+            remote = ray.remote(empty).options(num_cpus=1, max_retries=0)
+            began = time.perf_counter()
+            assert sum(1 for _ in Running(lambda _: remote.remote(), range(NUM_EMPTY)).results()) == NUM_EMPTY
+            return seconds, (time.perf_counter() - began) / NUM_EMPTY
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def main() -> None:
+    """Print what a job costs through Ray, and what a second node brings; once each."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        draw_competition(folder / "input", num_train=4000, num_test=10)
+        local = LocalExecutor(set_up_machine(MACHINE))
+        seconds_of(local, folder / "warm", folder / "input")
+        alone = seconds_of(local, folder / "local", folder / "input")
+        one, empty_job = on_nodes(1, folder / "one", folder / "input")
+        two, _ = on_nodes(2, folder / "two", folder / "input")
+    print(f"{NUM_FOLDS} folds, one thread each: here {alone:.1f} s, on one node {one:.1f} s, on two {two:.1f} s")
+    print(f"one node / here: {one / alone:.3f}; a job costs {(one - alone) / NUM_FOLDS:.2f} s more")
+    print(f"one node / two nodes: {one / two:.2f}")
+    print(f"an empty job, {NUM_EMPTY} of them: {1000 * empty_job:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

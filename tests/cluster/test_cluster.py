@@ -1,0 +1,219 @@
+"""A real Ray cluster of three nodes on this machine: `make test-cluster`. No node sees the run's folder."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.competition.drawn import draw_competition
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = """
+members:
+  net:
+    model: {name: whitened_cnn, params: {widths: [4, 8, 8]}}
+    augment:
+      - {name: HorizontalFlip, params: {p: 0.5}}
+    train: {epochs: 12, batch_size: 16, optimizer: {muon: {lr: 0.1}}}
+  tutorial:
+    model: {name: tutorial_cnn}
+    train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
+folds: {num_folds: 3}
+predict: {selective: {sample: 20}}
+machine: {num_threads: 1}
+"""
+
+
+class Job:
+    """The whole job in a folder of its own."""
+
+    def __init__(self, folder, *options, epochs=12):
+        draw_competition(folder / "input", num_train=300, num_test=120, seed=3)
+        (folder / "tiny.yaml").write_text(RECIPE.replace("epochs: 12", f"epochs: {epochs}"))
+        self.folder, self.run = folder, folder / "submissions" / "tiny"
+        self._said = folder / "said.txt"
+        self._command = [sys.executable, str(ROOT / "run.py"), "all", "--config", "tiny.yaml", *options]
+
+    def start(self):
+        with self._said.open("wb") as said:
+            return subprocess.Popen(self._command, cwd=self.folder, stdout=said, stderr=said)
+
+    def said(self):
+        return self._said.read_text(errors="replace")
+
+    def wait_for(self, process, pattern):
+        """Wait until the job says something; return the match."""
+        while process.poll() is None:
+            found = re.search(pattern, self.said())
+            if found:
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"it ended without saying {pattern}:\n{self.said()}")
+
+    def finish(self, process=None):
+        assert (process or self.start()).wait(timeout=120) == 0, self.said()
+
+    def results(self):
+        names = ["submission.csv", "test.npz", "folds.csv", "ensemble.json", "passes.json"]
+        paths = [self.run / name for name in names]
+        paths += sorted(self.run.glob("*/fold_*/*.npz")) + sorted(self.run.glob("*/fold_*/*.safetensors"))
+        return {str(path.relative_to(self.run)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """What the local executor makes of the job, for a number of epochs."""
+    made = {}
+
+    def results(epochs=12):
+        if epochs not in made:
+            job = Job(tmp_path_factory.mktemp("local"), epochs=epochs)
+            job.finish()
+            made[epochs] = job.results()
+        return made[epochs]
+
+    return results
+
+
+def own_address(monkeypatch):
+    """Return the address by which this machine reaches others. No packet is sent."""
+    elsewhere = "198.51.100.1"
+    monkeypatch.setenv("THIS_MACHINE", elsewhere)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((elsewhere, 9))
+        return sock.getsockname()[0]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Three nodes of one core each; the first is the head."""
+    from ray.cluster_utils import Cluster
+
+    here = own_address(monkeypatch)
+    monkeypatch.setenv("THIS_MACHINE", here)
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.setenv("RAY_health_check_period_ms", "500")
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
+    found = Cluster()
+    for _ in range(3):
+        found.add_node(**NODE, node_ip_address=here)
+    yield found
+    found.shutdown()
+
+
+def ray_options(cluster):
+    return "--executor", "ray", "--address", cluster.address
+
+
+def kill_node(cluster, name):
+    """Kill a node's raylet and all its processes at once; `name` is as the job shows it."""
+    (node,) = [each for each in cluster.list_all_nodes() if each.node_id.startswith(name.partition(":")[2])]
+    cluster.remove_node(node, allow_graceful=False)
+
+
+def another_node(cluster, name):
+    """Return a node that is neither the head nor the one named."""
+    ids = [each.node_id[:4] for each in cluster.list_all_nodes() if each is not cluster.head_node]
+    return next(f"{name.partition(':')[0]}:{each}" for each in ids if each != name.partition(":")[2])
+
+
+def test_three_nodes_give_the_bytes_of_one_process(cluster, local, tmp_path):
+    job = Job(tmp_path, *ray_options(cluster))
+    job.finish()
+
+    assert "3 nodes: " in job.said()
+    assert len(set(re.findall(r"fold \d on (\S+): epoch", job.said()))) > 1
+    assert job.results() == local()
+
+
+def test_nodes_that_are_killed_cost_no_byte(cluster, local, tmp_path):
+    """One in the middle of a fold, one in the middle of the prediction."""
+    job = Job(tmp_path, *ray_options(cluster), epochs=150)
+    process = job.start()
+    head = cluster.head_node.node_id[:4]
+    name = job.wait_for(process, rf"fold \d on (\S+:(?!{head})\w+): epoch [3-9] of 150")[1]
+    kill_node(cluster, name)
+    job.wait_for(process, r"was lost")
+    cluster.add_node(**NODE, node_ip_address=cluster.head_node.node_ip_address)
+    name = job.wait_for(process, r"fold \d on (\S+): \d+ of \d+ test images predicted")[1]
+    before = job.said().count("was lost")
+    kill_node(cluster, another_node(cluster, name))
+    job.finish(process)
+
+    assert before >= 1
+    assert job.results() == local(150)
+
+
+def test_a_killed_driver_goes_on(cluster, local, tmp_path):
+    job = Job(tmp_path, *ray_options(cluster), epochs=150)
+    process = job.start()
+    job.wait_for(process, r"net fold 0 on \S+: epoch [2-9] of 150")
+    process.kill()
+    process.wait()
+    job.finish()
+
+    first = re.search(r"net fold 0 on \S+: epoch (\d+) of 150", job.said())
+    assert int(first[1]) > 2
+    assert job.results() == local(150)
+
+
+def test_ctrl_c_is_a_clean_end(cluster, tmp_path):
+    job = Job(tmp_path, *ray_options(cluster), epochs=150)
+    process = job.start()
+    job.wait_for(process, r"net fold 0 on \S+: epoch [2-9] of 150")
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(timeout=60) == 130
+    assert "the same command goes on from there" in job.said()
+    assert "Traceback" not in job.said()
+
+
+def test_an_error_of_ours_is_told_and_not_tried_again(cluster, tmp_path):
+    job = Job(tmp_path, *ray_options(cluster), "--set", "members.tutorial.train.optimizer.lr=1e30")
+    process = job.start()
+
+    assert process.wait(timeout=200) == 1
+    assert re.search(r"error: tutorial fold \d: the loss is (nan|inf) at epoch", job.said())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--address", "127.0.0.1:1"), r"error: no Ray cluster at 127\.0\.0\.1:1"),
+        (("--set", "machine.num_threads=64"), r"error: a job takes 64 threads, and no node has so many cores"),
+    ],
+)
+def test_what_can_not_run_is_told_at_once(cluster, tmp_path, options, message):
+    address = () if "--address" in options else ("--address", cluster.address)
+    job = Job(tmp_path, "--executor", "ray", *address, *options)
+    process = job.start()
+
+    assert process.wait(timeout=120) == 1
+    assert re.search(message, job.said())
+    assert "Traceback" not in job.said()
+
+
+def test_nodes_with_other_versions_are_named(cluster, monkeypatch):
+    import ray
+
+    from pipeline import cluster as room
+    from pipeline.config import MachineConfig
+    from pipeline.errors import ConfigError
+
+    monkeypatch.setattr(room, "_versions", lambda: {"torch": "0.1", "python": "3.11"})
+    try:
+        with (
+            pytest.raises(ConfigError, match=r"nodes are not alike(?s:.*):\w{4} has torch \S+, here it is 0\.1"),
+            room.RayExecutor(MachineConfig(num_threads=1), cluster.address),
+        ):
+            pass
+    finally:
+        ray.shutdown()
