@@ -1,6 +1,6 @@
 # make demo: the whole job on a drawn competition    make test: the tests    make lint: the linters
 # make test-cluster: the tests on a Ray cluster of three nodes
-# make faults: whole jobs broken on purpose, half an hour
+# make faults: whole jobs broken on purpose, 22 minutes
 # make fuzz FUZZ_SECONDS=120: hostile files, searched by coverage, so long for each kind
 # make bench: ratios of timings, see tests/benchmarks/README.md
 PYTHON ?= python3

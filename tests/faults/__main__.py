@@ -1,4 +1,4 @@
-"""All faults, with a table: `make faults` (about 20 minutes on two cores)."""
+"""All faults, with a table: `make faults` (22 minutes on two cores)."""
 
 import os
 import random
