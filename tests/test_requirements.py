@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PIN = re.compile(r"([A-Za-z0-9._-]+)==([^\s;]+)")
+PIN = re.compile(r"([A-Za-z0-9._-]+)(?:\[\w+\])?==([^\s;]+)")
 
 
 def pins(name):
@@ -14,7 +14,7 @@ def pins(name):
     return {(found[1].lower(), found[2]) for found in map(PIN.match, lines) if found}
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-cluster.txt"])
 def test_every_requirement_is_pinned(name):
     lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
     named = [line for line in lines if line and not line.startswith("-r ")]
