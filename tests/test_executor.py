@@ -2,13 +2,21 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.stages import Where, open_work
 
-WITHOUT_RAY = "import sys; sys.modules['ray'] = None; sys.argv[0] = 'run.py'; from pipeline.cli import main; main()"
+ROOT = Path(__file__).resolve().parents[1]
+WITHOUT_RAY = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.modules["ray"] = None
+from pipeline.cli import main
+main()
+"""
 
 
 def test_ray_is_asked_for_only_when_it_is_wanted(whole_run, zip_folder):
