@@ -29,7 +29,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python run.py demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-cluster: $(VENV)/.installed-cluster
 	$(BIN)/python -m pytest -m cluster

@@ -174,7 +174,7 @@ def test_torchvisions_batches_bring_a_test_accuracy(run_py, tmp_path, batches_fo
 
 
 def test_the_demo_tells_that_it_is_drawn_and_its_accuracy(run_py, tmp_path):
-    done = run_py("demo")
+    done = run_py("demo", "--set", "machine.num_threads=1")  # another test file runs beside it
     accuracy = re.search(r"accuracy on the drawn test images that count: accuracy (0\.\d+)", done.stdout)
 
     assert done.returncode == 0, done.stderr
