@@ -22,7 +22,7 @@ from pipeline.progress import live_view
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.folder import FoldTable
 
-NUM_EMPTY, NUM_FOLDS, EPOCHS = 1000, 4, 12
+NUM_EMPTY, NUM_FOLDS, EPOCHS = 1000, 4, 2
 MACHINE = MachineConfig(num_threads=1)
 MEMBER = MemberConfig(
     model=ModelConfig(name="whitened_cnn_small"),
@@ -68,7 +68,7 @@ def main() -> None:
     """Print what a job costs through Ray, and what a second node brings; once each."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        draw_competition(folder / "input", num_train=4000, num_test=10)
+        draw_competition(folder / "input", num_train=1000, num_test=10)
         local = LocalExecutor(set_up_machine(MACHINE))
         seconds_of(local, folder / "warm", folder / "input")
         alone = seconds_of(local, folder / "local", folder / "input")
