@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,17 @@ from pipeline.competition.images import ImageStore
 from pipeline.config import MachineConfig
 from pipeline.errors import ConfigError, RunError, UserError
 from pipeline.jobs import Asked, FoldJob, predict_slice
-from pipeline.learning.device import Machine, set_up_machine
+from pipeline.learning.device import set_up_machine
 from pipeline.learning.flops import pass_flop
 from pipeline.learning.predict import View
 from pipeline.learning.train import EpochRecord
 from pipeline.predictions import Predictions
 from pipeline.progress import Bar, LiveView, live_view, log
+from pipeline.runs.environment import package_versions
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.folder import FoldTable
 
 MAX_TRIES = 3  # of a job whose node or process was lost
-PACKAGES = ("torch", "torchvision", "timm", "albumentations", "numpy", "opencv-python-headless", "safetensors", "ray")
 Files = dict[str, bytes]
 
 
@@ -97,7 +96,7 @@ class RayExecutor:
                 work, epochs = job.training_work(table), job.member.train.epochs
                 job.folder.take(files)
                 if record is None:
-                    job.log_score(table)
+                    job.log_score(job.folder.out_of_fold(), table)
                     continue
                 if str(job) not in shown:
                     shown[str(job)] = bars.enter_context(
@@ -247,7 +246,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | package_versions("safetensors", "ray")
 
 
 def _node() -> str:
@@ -286,7 +285,7 @@ def _predict(
     config: MachineConfig,
 ) -> tuple[str, Predictions]:
     """On a node: ask a trained fold about a slice of the test images."""
-    machine: Machine = set_up_machine(config)
+    machine = set_up_machine(config)
     with tempfile.TemporaryDirectory() as place:
         job = replace(job, folder=FoldFolder(Path(place)))
         job.folder.take(files)

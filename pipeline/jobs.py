@@ -89,7 +89,7 @@ class FoldJob:
         model = build_model(self.member, machine.device, state.weights())
         predictions = self._judge(machine, model, store.ids[outside], store.images[outside], view)
         self.folder.finish(state.records(), state.weights(), predictions)
-        self.log_score(table)
+        self.log_score(predictions, table)
 
     def log_epoch(self, last: EpochRecord, view: LiveView, where: str = "") -> None:
         """Say what an epoch brought, and how long it will still take."""
@@ -101,10 +101,9 @@ class FoldJob:
             view.time_left(),
         )
 
-    def log_score(self, table: FoldTable) -> None:
-        """Say how right a finished fold is."""
-        found = self.folder.out_of_fold()
-        scores = score(found.probabilities, table.classes_of(found.ids))
+    def log_score(self, predictions: Predictions, table: FoldTable) -> None:
+        """Say how right a finished fold is about the images that it held out."""
+        scores = score(predictions.probabilities, table.classes_of(predictions.ids))
         log.info("%s: accuracy %.4f on the images held out", self, scores["accuracy"])
 
     def missing_slices(self, store: ImageStore, rows: NDArray[np.int64], name: str) -> dict[int, NDArray[np.int64]]:

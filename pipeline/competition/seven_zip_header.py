@@ -154,6 +154,9 @@ class _Reader:
         self._place += size
         return data
 
+    def rest(self) -> bytes:
+        return self._data[self._place :]
+
     def byte(self) -> int:
         return self.take(1)[0]
 
@@ -190,6 +193,10 @@ class _Reader:
             raise ValueError(f"its header has {found} where {kind} is expected")
 
 
+def _unknown_part(kind: int) -> ValueError:
+    return ValueError(f"its header has the unknown part {kind}")
+
+
 def _read_streams(reader: _Reader) -> _Streams:
     position, packed_sizes = 0, list[int]()
     blocks, crcs, streams = list[Block](), list[int | None](), None
@@ -201,7 +208,7 @@ def _read_streams(reader: _Reader) -> _Streams:
         elif kind == _SUBSTREAMS:
             streams = _read_substreams(reader, blocks, crcs)
         else:
-            raise ValueError(f"its header has the unknown part {kind}")
+            raise _unknown_part(kind)
     return streams or _Streams(blocks, [[block.size] for block in blocks], crcs)
 
 
@@ -213,7 +220,7 @@ def _read_packed(reader: _Reader) -> tuple[int, list[int]]:
         elif kind == _CHECKSUMS:
             reader.crcs(count)
         else:
-            raise ValueError(f"its header has the unknown part {kind}")
+            raise _unknown_part(kind)
     return position, sizes
 
 
@@ -229,7 +236,7 @@ def _read_blocks(reader: _Reader, position: int, packed_sizes: list[int]) -> tup
     if (kind := reader.byte()) == _CHECKSUMS:
         crcs, kind = reader.crcs(count), reader.byte()
     if kind != _END:
-        raise ValueError(f"its header has the unknown part {kind}")
+        raise _unknown_part(kind)
     packed = iter(zip(accumulate(packed_sizes, initial=position), packed_sizes, strict=False))
     blocks = []
     for (coders, _, num_packed), size in zip(found, sizes, strict=True):
@@ -285,7 +292,7 @@ def _read_substreams(reader: _Reader, blocks: list[Block], block_crcs: list[int 
     if kind == _CHECKSUMS:
         told, kind = iter(reader.crcs(untold)), reader.byte()
     if kind != _END:
-        raise ValueError(f"its header has the unknown part {kind}")
+        raise _unknown_part(kind)
     crcs: list[int | None] = []
     for block_crc, count, known in zip(block_crcs, counts, is_known, strict=True):
         crcs += [block_crc] if known else islice(told, count)
@@ -312,7 +319,7 @@ def _read_files(reader: _Reader) -> tuple[list[Block], list[Member]]:
             while reader.number() != _END:
                 reader.take(reader.number())
         else:
-            raise ValueError(f"its header has the unknown part {kind}")
+            raise _unknown_part(kind)
     count = reader.count()
     names, is_empty, is_empty_file, is_link = list[str](), [False] * count, list[bool](), [False] * count
     while (kind := reader.number()) != _END:
@@ -333,7 +340,7 @@ def _read_files(reader: _Reader) -> tuple[list[Block], list[Member]]:
 def _read_names(part: _Reader, count: int) -> list[str]:
     if part.byte():
         raise ValueError("its names stand elsewhere")
-    text = part._data[1:].decode("utf-16-le")
+    text = part.rest().decode("utf-16-le")
     return text.split("\0", count)[:count] if text.count("\0") == count else []
 
 
@@ -352,9 +359,8 @@ def _join(
     """Give the streams, in their order, to the members that have content; folders fall away."""
     crcs = iter(streams.crcs)
     empty_files = iter(is_empty_file)
-    files = iter(zip(names, is_link, strict=True))
     full, empty = [], []
-    for (name, link), lacks_content in zip(files, is_empty, strict=True):
+    for name, link, lacks_content in zip(names, is_link, is_empty, strict=True):
         if not lacks_content:
             full.append((name, link))
         elif next(empty_files, False):

@@ -29,9 +29,14 @@ def describe_environment(num_threads: int, device: str, autocast: bool) -> dict[
         "device": device,
         "num_threads": num_threads,
         "precision": "bf16" if autocast else "float32",
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "commit": _commit(),
     }
+
+
+def package_versions(*more: str) -> dict[str, str]:
+    """Return the versions of the packages that make a run's numbers, and of others, if asked."""
+    return {name: _version(name) for name in (*PACKAGES, *more)}
 
 
 def _version(package: str) -> str:

@@ -106,16 +106,13 @@ class FoldFolder:
     def export(self, only: Collection[str] = ()) -> dict[str, bytes]:
         """Return the files of a training, begun or finished, to be taken to another machine; only some, if told."""
         paths = [path for path in sorted(self.path.rglob("*")) if path.is_file() and self._test not in path.parents]
-        return {
-            name: path.read_bytes()
-            for path in paths
-            if (name := str(path.relative_to(self.path))) in only or (not only and not name.endswith(".partial"))
-        }
+        names = only or [str(path.relative_to(self.path)) for path in paths if path.suffix != ".partial"]
+        return {name: (self.path / name).read_bytes() for name in names}
 
     def take(self, files: Mapping[str, bytes]) -> None:
         """Write what `export` gave on another machine; what says that the fold is finished comes last."""
         last = (self._out_of_fold.name, NAME)
-        for name in sorted(files, key=lambda name: (name in last and last.index(name) + 1, name)):
+        for name in (*sorted(files.keys() - set(last)), *(name for name in last if name in files)):
             write_bytes(self.path / name, files[name])
         if self._out_of_fold.name in files:
             self._checkpoint.unlink(missing_ok=True)
