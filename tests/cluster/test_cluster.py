@@ -3,19 +3,14 @@
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-
-from pipeline.competition.drawn import draw_competition
+from faults.harness import Job
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
 members:
   net:
@@ -32,22 +27,13 @@ machine: {num_threads: 1}
 """
 
 
-class Job:
-    """The whole job in a folder of its own."""
+class ClusterJob(Job):
+    """The whole job, with more epochs and members than the one that is harmed."""
 
-    def __init__(self, folder, *options, epochs=12):
-        draw_competition(folder / "input", num_train=300, num_test=120, seed=3)
-        (folder / "tiny.yaml").write_text(RECIPE.replace("epochs: 12", f"epochs: {epochs}"))
-        self.folder, self.run = folder, folder / "submissions" / "tiny"
-        self._said = folder / "said.txt"
-        self._command = [sys.executable, str(ROOT / "run.py"), "all", "--config", "tiny.yaml", *options]
-
-    def start(self):
-        with self._said.open("wb") as said:
-            return subprocess.Popen(self._command, cwd=self.folder, stdout=said, stderr=said)
-
-    def said(self):
-        return self._said.read_text(errors="replace")
+    @classmethod
+    def with_epochs(cls, folder, *options, epochs=12):
+        recipe = RECIPE.replace("epochs: 12", f"epochs: {epochs}")
+        return cls.new(folder, extra=options, recipe=recipe, num_train=300)
 
     def wait_for(self, process, pattern):
         """Wait until the job says something; return the match."""
@@ -58,14 +44,9 @@ class Job:
             time.sleep(0.05)
         raise AssertionError(f"it ended without saying {pattern}:\n{self.said()}")
 
-    def finish(self, process=None):
-        assert (process or self.start()).wait(timeout=120) == 0, self.said()
-
-    def results(self):
-        names = ["submission.csv", "test.npz", "folds.csv", "ensemble.json", "passes.json"]
-        paths = [self.run / name for name in names]
-        paths += sorted(self.run.glob("*/fold_*/*.npz")) + sorted(self.run.glob("*/fold_*/*.safetensors"))
-        return {str(path.relative_to(self.run)): path.read_bytes() for path in paths}
+    def succeed(self, process=None):
+        ended = self.ended(process or self.start())
+        assert ended.status == 0, ended.said
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +56,8 @@ def local(tmp_path_factory):
 
     def results(epochs=12):
         if epochs not in made:
-            job = Job(tmp_path_factory.mktemp("local"), epochs=epochs)
-            job.finish()
+            job = ClusterJob.with_epochs(tmp_path_factory.mktemp("local"), epochs=epochs)
+            job.succeed()
             made[epochs] = job.results()
         return made[epochs]
 
@@ -126,8 +107,8 @@ def another_node(cluster, name):
 
 
 def test_three_nodes_give_the_bytes_of_one_process(cluster, local, tmp_path):
-    job = Job(tmp_path, *ray_options(cluster))
-    job.finish()
+    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster))
+    job.succeed()
 
     assert "3 nodes: " in job.said()
     assert len(set(re.findall(r"fold \d on (\S+): epoch", job.said()))) > 1
@@ -136,7 +117,7 @@ def test_three_nodes_give_the_bytes_of_one_process(cluster, local, tmp_path):
 
 def test_nodes_that_are_killed_cost_no_byte(cluster, local, tmp_path):
     """One in the middle of a fold, one in the middle of the prediction."""
-    job = Job(tmp_path, *ray_options(cluster), epochs=150)
+    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), epochs=150)
     process = job.start()
     head = cluster.head_node.node_id[:4]
     name = job.wait_for(process, rf"fold \d on (\S+:(?!{head})\w+): epoch [3-9] of 150")[1]
@@ -146,19 +127,19 @@ def test_nodes_that_are_killed_cost_no_byte(cluster, local, tmp_path):
     name = job.wait_for(process, r"fold \d on (\S+): \d+ of \d+ test images predicted")[1]
     before = job.said().count("was lost")
     kill_node(cluster, another_node(cluster, name))
-    job.finish(process)
+    job.succeed(process)
 
     assert before >= 1
     assert job.results() == local(150)
 
 
 def test_a_killed_driver_goes_on(cluster, local, tmp_path):
-    job = Job(tmp_path, *ray_options(cluster), epochs=150)
+    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), epochs=150)
     process = job.start()
     job.wait_for(process, r"net fold 0 on \S+: epoch [2-9] of 150")
     process.kill()
     process.wait()
-    job.finish()
+    job.succeed()
 
     first = re.search(r"net fold 0 on \S+: epoch (\d+) of 150", job.said())
     assert int(first[1]) > 2
@@ -166,7 +147,7 @@ def test_a_killed_driver_goes_on(cluster, local, tmp_path):
 
 
 def test_ctrl_c_is_a_clean_end(cluster, tmp_path):
-    job = Job(tmp_path, *ray_options(cluster), epochs=150)
+    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), epochs=150)
     process = job.start()
     job.wait_for(process, r"net fold 0 on \S+: epoch [2-9] of 150")
     process.send_signal(signal.SIGINT)
@@ -177,7 +158,7 @@ def test_ctrl_c_is_a_clean_end(cluster, tmp_path):
 
 
 def test_an_error_of_ours_is_told_and_not_tried_again(cluster, tmp_path):
-    job = Job(tmp_path, *ray_options(cluster), "--set", "members.tutorial.train.optimizer.lr=1e30")
+    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), "--set", "members.tutorial.train.optimizer.lr=1e30")
     process = job.start()
 
     assert process.wait(timeout=200) == 1
@@ -193,7 +174,7 @@ def test_an_error_of_ours_is_told_and_not_tried_again(cluster, tmp_path):
 )
 def test_what_can_not_run_is_told_at_once(cluster, tmp_path, options, message):
     address = () if "--address" in options else ("--address", cluster.address)
-    job = Job(tmp_path, "--executor", "ray", *address, *options)
+    job = ClusterJob.with_epochs(tmp_path, "--executor", "ray", *address, *options)
     process = job.start()
 
     assert process.wait(timeout=120) == 1

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from pipeline.competition.drawn import draw_competition
 
@@ -54,10 +55,10 @@ class Job:
         self._command = [sys.executable, str(ROOT / "run.py"), "all", "--config", "tiny.yaml", *extra]
 
     @classmethod
-    def new(cls, folder: Path, *, extra: tuple[str, ...] = ()) -> "Job":
+    def new(cls, folder: Path, *, extra: tuple[str, ...] = (), recipe: str = RECIPE, num_train: int = 200) -> Self:
         """Draw the competition anew: the same pictures every time."""
-        draw_competition(folder / "input", num_train=200, num_test=120, seed=3)
-        (folder / "tiny.yaml").write_text(RECIPE)
+        draw_competition(folder / "input", num_train=num_train, num_test=120, seed=3)
+        (folder / "tiny.yaml").write_text(recipe)
         return cls(folder, extra=extra)
 
     def copy(self, folder: Path) -> "Job":
@@ -81,10 +82,14 @@ class Job:
             time.sleep(0.01)
         return process
 
+    def said(self) -> str:
+        """Return what a job that was started has said so far."""
+        return self._said.read_text(errors="replace")
+
     def ended(self, process: subprocess.Popen[bytes]) -> Ended:
         """Wait for the end of a job that was started."""
         process.wait(timeout=300)
-        return Ended(process.returncode, self._said.read_text(errors="replace"))
+        return Ended(process.returncode, self.said())
 
     def finish(self, *, file_limit: int | None = None, before: Callable[[], None] | None = None) -> Ended:
         """Run the job to its end, with no file larger than a limit in bytes; `before` is called in its process."""
@@ -116,7 +121,7 @@ class Job:
 
     def results(self) -> dict[str, bytes]:
         """Return the bytes of all that a run must end with, weights and out-of-fold predictions among them."""
-        fold_files = sorted(self.run.glob("net/fold_*/*.safetensors")) + sorted(self.run.glob("net/fold_*/*.npz"))
+        fold_files = sorted(self.run.glob("*/fold_*/*.safetensors")) + sorted(self.run.glob("*/fold_*/*.npz"))
         paths = [self.run / name for name in RESULTS] + fold_files
         return {str(path.relative_to(self.run)): path.read_bytes() if path.exists() else b"missing" for path in paths}
 
