@@ -178,6 +178,8 @@ class MachineConfig(Strict):
     """0: as many as the process has cores."""
     gpu_share: float = Field(1.0, gt=0, le=1)
     """On a cluster with GPUs: the part of one that a job takes; 0.5 puts two jobs on each."""
+    shared_dir: Path | None = None
+    """On a cluster: a folder that all nodes see under this path; results travel as files in it, not in messages."""
     num_workers: int = Field(0, ge=0)
     """Processes that augment images beside the training, at most one a core; the pixels are the same for any number."""
     predict_batch: int = Field(0, ge=0)

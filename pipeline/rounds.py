@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.competition.images import ImageStore
 from pipeline.config import SelectiveConfig
-from pipeline.executor import Executor
+from pipeline.executors.executor import Executor
 from pipeline.jobs import Asked, FoldJob
 from pipeline.learning.flops import pass_flop
 from pipeline.learning.predict import views_of

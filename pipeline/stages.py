@@ -20,7 +20,9 @@ from pipeline.competition.source import find_source
 from pipeline.competition.submission import write_submission
 from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError, RunError
-from pipeline.executor import Executor, LocalExecutor
+from pipeline.executors.devices import DevicesExecutor, devices_of
+from pipeline.executors.executor import Executor
+from pipeline.executors.local import LocalExecutor
 from pipeline.files import write_text
 from pipeline.jobs import FoldJob
 from pipeline.learning.augment import Augmentation
@@ -98,10 +100,11 @@ def open_work(
 @contextmanager
 def _executor(work: Work, machine: Machine) -> Iterator[Executor]:
     if work.where.executor == "local":
-        yield LocalExecutor(machine)
+        devices = devices_of(machine)
+        yield LocalExecutor(machine) if len(devices) == 1 else DevicesExecutor(devices, work.config.machine)
         return
     try:
-        from pipeline.cluster import RayExecutor
+        from pipeline.executors.cluster import RayExecutor
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise

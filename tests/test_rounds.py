@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import SelectiveConfig
-from pipeline.executor import LocalExecutor
+from pipeline.executors.local import LocalExecutor
 from pipeline.learning.device import Machine
 from pipeline.predictions import Predictions, blend, weighted_mean
 from pipeline.progress import live_view

@@ -38,6 +38,10 @@ class ImageStore:
     checksum: str
     folder: Path
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle where the images are and not their bytes: another process of this machine maps the same file."""
+        return _map_again, (self.ids, self.checksum, self.folder)
+
 
 def any_ids(_ids: Ids) -> None:
     """Be content with any ids."""
@@ -175,6 +179,10 @@ def open_store(folder: Path, manifest: dict[str, Any]) -> ImageStore:
     if images.dtype != np.uint8 or images.shape != shape or ids.shape != shape[:1] or not whole:
         raise InputError(_damaged(folder, "it is not what its manifest says"))
     return ImageStore(ids, images, manifest["checksum"], folder)
+
+
+def _map_again(ids: Ids, checksum: str, folder: Path) -> ImageStore:
+    return ImageStore(ids, np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), checksum, folder)
 
 
 def _damaged(folder: Path, why: str) -> str:

@@ -109,6 +109,11 @@ class FoldFolder:
         names = only or [str(path.relative_to(self.path)) for path in paths if path.suffix != ".partial"]
         return {name: (self.path / name).read_bytes() for name in names}
 
+    def export_test(self, name: str, number: int) -> dict[str, bytes]:
+        """Return the file of a slice of the test images, to be taken to another machine."""
+        path = self._test_slice(name, number)
+        return {str(path.relative_to(self.path)): path.read_bytes()}
+
     def take(self, files: Mapping[str, bytes]) -> None:
         """Write what `export` gave on another machine; what says that the fold is finished comes last."""
         last = (self._out_of_fold.name, NAME)

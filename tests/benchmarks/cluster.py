@@ -10,12 +10,14 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); as hig
 import ray
 from ray.cluster_utils import Cluster
 
-from pipeline.cluster import RayExecutor, Running
 from pipeline.competition.drawn import draw_competition
 from pipeline.competition.prepare import prepare
 from pipeline.competition.source import find_source
 from pipeline.config import MachineConfig, MemberConfig, ModelConfig, MuonConfig, OptimizerConfig, TrainConfig
-from pipeline.executor import Executor, LocalExecutor
+from pipeline.executors.cluster import RayExecutor
+from pipeline.executors.executor import Executor
+from pipeline.executors.local import LocalExecutor
+from pipeline.executors.running import Running
 from pipeline.jobs import FoldJob
 from pipeline.learning.device import set_up_machine
 from pipeline.progress import live_view

@@ -1,0 +1,150 @@
+"""Jobs on several GPUs of this machine: a process for each, and each job to the first that is free."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import joblib
+import torch
+
+from pipeline.competition.images import ImageStore
+from pipeline.config import MachineConfig
+from pipeline.errors import RunError, UserError
+from pipeline.executors.shown import shown_folds
+from pipeline.jobs import Asked, FoldJob
+from pipeline.learning.device import Machine, set_up_machine
+from pipeline.learning.flops import pass_flop
+from pipeline.learning.train import EpochRecord
+from pipeline.progress import LiveView, live_view, log
+from pipeline.runs.folder import FoldTable
+
+HEAR_EVERY = 0.2  # seconds between two looks at what the processes say
+
+
+def devices_of(machine: Machine) -> tuple[str, ...]:
+    """Return the names of the devices that a machine's jobs can be spread over."""
+    if machine.device.type != "cuda" or machine.device.index is not None:
+        return (str(machine.device),)
+    return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+
+
+class DevicesExecutor:
+    """A process for each device; every process writes into the folders of its own jobs."""
+
+    def __init__(self, devices: Sequence[str], config: MachineConfig) -> None:
+        num_threads = config.num_threads or max(1, joblib.cpu_count() // len(devices))
+        self._devices, self._config = devices, config.model_copy(update={"num_threads": num_threads})
+
+    def train(self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, view: LiveView) -> None:
+        """Train as many folds at a time as there are devices."""
+        with shown_folds(view, table) as shown, self._processes() as processes:
+
+            def said(number: int, device: str, record: EpochRecord) -> None:
+                shown.epoch(jobs[number], record, device)
+
+            tasks = [(_train, number, job, store, table) for number, job in enumerate(jobs)]
+            for number in processes.run(tasks, said):
+                shown.finished(jobs[number])
+
+    def predict(self, jobs: Sequence[tuple[FoldJob, Asked]], store: ImageStore, view: LiveView) -> None:
+        """Ask as many nets at a time as there are devices."""
+        missing = [sum(map(len, job.missing_slices(store, asked.rows, asked.name).values())) for job, asked in jobs]
+        tasks = [(_predict, n, job, store, asked) for n, (job, asked) in enumerate(jobs) if missing[n]]
+        if not tasks:
+            return
+        done, total = 0, sum(missing)
+        work = sum(n * len(asked.views) * pass_flop(job.member) for n, (job, asked) in zip(missing, jobs, strict=True))
+        with (
+            view.bar(f"test images on {len(self._devices)} devices", work=work) as bar,
+            self._processes() as processes,
+        ):
+            for number in processes.run(tasks, lambda *_: None):
+                done += missing[number]
+                bar(done, total)
+                log.info("%s: %s of %s test images predicted", jobs[number][0], f"{done:,}", f"{total:,}")
+
+    @contextmanager
+    def _processes(self) -> Iterator["_Processes"]:
+        """Start the processes, and end them with the block, whatever they do."""
+        context = multiprocessing.get_context("spawn")
+        free, said = context.SimpleQueue(), context.SimpleQueue()
+        for device in self._devices:
+            free.put(device)
+        pool = ProcessPoolExecutor(len(self._devices), context, _begin_process, (free, said, self._config))
+        try:
+            yield _Processes(pool, said)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            pool.shutdown()
+
+
+class _Processes:
+    """Tasks in the pool, and what they say while they run."""
+
+    def __init__(self, pool: ProcessPoolExecutor, said: Any) -> None:
+        self._pool, self._said = pool, said
+
+    def run(self, tasks: Sequence[tuple[Any, ...]], hear: Callable[..., None]) -> Iterator[int]:
+        """Yield the numbers of tasks (function, number, job, ...) as they end; a task's error is raised here."""
+        running = {self._pool.submit(task[0], *task[1:]): task for task in tasks}
+        while running:
+            ended, _ = wait(running, timeout=HEAR_EVERY, return_when=FIRST_COMPLETED)
+            # A task says all it has to say before it ends.
+            while not self._said.empty():
+                hear(*self._said.get())
+            for future in ended:
+                _, number, job, *_ = running.pop(future)
+                try:
+                    future.result()
+                except BrokenProcessPool:
+                    raise RunError(
+                        "a process that trains or predicts was killed, most often because the memory ran out; what was "
+                        "finished is saved, the same command goes on from there"
+                    ) from None
+                except UserError as error:
+                    raise type(error)(f"{job}: {error}") from None
+                yield number
+
+
+class _Here:
+    """What a process of the pool knows from its start on."""
+
+    machine: Machine
+    said: Any
+
+
+def _begin_process(free: Any, said: Any, config: MachineConfig) -> None:
+    """Take the next device, leave Ctrl-C to the process that was started by hand, and do not outlive that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    machine, device = set_up_machine(config), torch.device(free.get())
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    _Here.machine, _Here.said = replace(machine, device=device), said
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _train(number: int, job: FoldJob, store: ImageStore, table: FoldTable) -> None:
+    with live_view() as view:
+        for record in job.train(_Here.machine, store, table, view):
+            _Here.said.put((number, str(_Here.machine.device), record))
+
+
+def _predict(_number: int, job: FoldJob, store: ImageStore, asked: Asked) -> None:
+    with live_view() as view:
+        job.predict_test(_Here.machine, store, asked, view)
