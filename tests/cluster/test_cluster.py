@@ -1,52 +1,16 @@
 """A real Ray cluster of three nodes on this machine: `make test-cluster`. No node sees the run's folder."""
 
+import os
 import re
 import signal
 import socket
-import time
 
 import pytest
-from faults.harness import Job
+from cluster_job import ClusterJob
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
-RECIPE = """
-members:
-  net:
-    model: {name: whitened_cnn, params: {widths: [4, 8, 8]}}
-    augment:
-      - {name: HorizontalFlip, params: {p: 0.5}}
-    train: {epochs: 12, batch_size: 16, optimizer: {muon: {lr: 0.1}}}
-  tutorial:
-    model: {name: tutorial_cnn}
-    train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
-folds: {num_folds: 3}
-predict: {selective: {sample: 20}}
-machine: {num_threads: 1}
-"""
-
-
-class ClusterJob(Job):
-    """The whole job, with more epochs and members than the one that is harmed."""
-
-    @classmethod
-    def with_epochs(cls, folder, *options, epochs=12):
-        recipe = RECIPE.replace("epochs: 12", f"epochs: {epochs}")
-        return cls.new(folder, extra=options, recipe=recipe, num_train=300)
-
-    def wait_for(self, process, pattern):
-        """Wait until the job says something; return the match."""
-        while process.poll() is None:
-            found = re.search(pattern, self.said())
-            if found:
-                return found
-            time.sleep(0.05)
-        raise AssertionError(f"it ended without saying {pattern}:\n{self.said()}")
-
-    def succeed(self, process=None):
-        ended = self.ended(process or self.start())
-        assert ended.status == 0, ended.said
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +79,20 @@ def test_three_nodes_give_the_bytes_of_one_process(cluster, local, tmp_path):
     assert job.results() == local()
 
 
+def test_results_through_shared_storage_are_the_same_bytes(cluster, local, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), "--set", f"machine.shared_dir={shared}")
+    process = job.start()
+    job.wait_for(process, r"fold \d on \S+: epoch 1 of")
+    (folder,) = shared.iterdir()
+    job.succeed(process)
+
+    assert folder.name.startswith("cifar-10-results-")
+    assert list(shared.iterdir()) == []
+    assert job.results() == local()
+
+
 def test_nodes_that_are_killed_cost_no_byte(cluster, local, tmp_path):
     """One in the middle of a fold, one in the middle of the prediction."""
     job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), epochs=150)
@@ -170,6 +148,10 @@ def test_an_error_of_ours_is_told_and_not_tried_again(cluster, tmp_path):
     [
         (("--address", "127.0.0.1:1"), r"error: no Ray cluster at 127\.0\.0\.1:1"),
         (("--set", "machine.num_threads=64"), r"error: a job takes 64 threads, and no node has so many cores"),
+        (
+            ("--set", "machine.shared_dir=nowhere"),
+            r"error: machine\.shared_dir: no folder can be made in nowhere: No such",
+        ),
     ],
 )
 def test_what_can_not_run_is_told_at_once(cluster, tmp_path, options, message):
@@ -182,19 +164,51 @@ def test_what_can_not_run_is_told_at_once(cluster, tmp_path, options, message):
     assert "Traceback" not in job.said()
 
 
-def test_nodes_with_other_versions_are_named(cluster, monkeypatch):
+@pytest.fixture
+def disconnected():
+    """End what a test connects in its own process."""
     import ray
 
-    from pipeline import cluster as room
-    from pipeline.config import MachineConfig
-    from pipeline.errors import ConfigError
+    yield
+    ray.shutdown()
 
-    monkeypatch.setattr(room, "_versions", lambda: {"torch": "0.1", "python": "3.11"})
-    try:
-        with (
-            pytest.raises(ConfigError, match=r"nodes are not alike(?s:.*):\w{4} has torch \S+, here it is 0\.1"),
-            room.RayExecutor(MachineConfig(num_threads=1), cluster.address),
-        ):
-            pass
-    finally:
-        ray.shutdown()
+
+def enter(cluster, **settings):
+    from pipeline.config import MachineConfig
+    from pipeline.executors.cluster import RayExecutor
+
+    with RayExecutor(MachineConfig(num_threads=1, **settings), cluster.address):
+        pass
+
+
+def test_nodes_with_other_versions_are_named(cluster, disconnected, monkeypatch):
+    from pipeline.errors import ConfigError
+    from pipeline.executors import node
+
+    monkeypatch.setattr(node, "versions", lambda: {"torch": "0.1", "python": "3.11"})
+    with pytest.raises(ConfigError, match=r"nodes are not alike(?s:.*):\w{4} has torch \S+, here it is 0\.1"):
+        enter(cluster)
+
+
+def test_a_node_that_does_not_see_the_shared_folder_is_named(cluster, disconnected, monkeypatch, tmp_path):
+    from pipeline.errors import ConfigError
+    from pipeline.executors import cluster as room
+
+    monkeypatch.setattr(room, "_folder_in", lambda shared_dir: shared_dir / "on this machine only")
+    with pytest.raises(ConfigError, match=r"machine\.shared_dir: \S+:\w{4} does not see "):
+        enter(cluster, shared_dir=tmp_path)
+
+
+def test_a_job_that_is_lost_again_and_again_is_given_up(cluster, disconnected):
+    import ray
+
+    from pipeline.errors import RunError
+    from pipeline.executors.running import Running
+
+    def vanish():
+        os._exit(1)
+
+    ray.init(address=cluster.address, log_to_driver=False)
+    remote = ray.remote(vanish).options(max_retries=0)
+    with pytest.raises(RunError, match=r"net fold 7 was lost 3 times, the last time by \w+Error: "):
+        list(Running(lambda _: remote.remote(), ["net fold 7"]).results())
