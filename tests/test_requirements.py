@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PIN = re.compile(r"([A-Za-z0-9._-]+)(?:\[\w+\])?==([^\s;]+)")
@@ -37,3 +38,11 @@ def test_every_package_has_its_licence_listed():
     rows = re.findall(r"\n\| \[?([a-z0-9-]+)\]?\S* \| (\S+) \| .+ \|", text)
 
     assert set(rows) == pins("requirements-hashes.txt")
+
+
+def test_the_cluster_s_files_name_the_ray_that_is_pinned():
+    cluster = yaml.safe_load((ROOT / "docs" / "cluster" / "kuberay.yaml").read_text())
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "docs" / "cluster" / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert cluster["spec"]["rayVersion"] == dict(pins("requirements-cluster.txt"))["ray"]
+    assert all((ROOT / name).exists() for line in copied for name in line.split())

@@ -1,6 +1,7 @@
 """Jobs on a Ray cluster: `--executor ray`. Ray schedules; what the jobs make comes back here and is kept here."""
 
 import logging
+import os
 import shutil
 import socket
 import tempfile
@@ -26,6 +27,9 @@ from pipeline.jobs import Asked, FoldJob
 from pipeline.learning.flops import pass_flop
 from pipeline.progress import LiveView, log
 from pipeline.runs.folder import FoldTable
+
+# A node behind a cut cable ends no connection: left alone, Ray asks after 300 s whether it is there, and waits 120 more.
+KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": 20_000, "RAY_grpc_client_keepalive_timeout_ms": 20_000}
 
 
 class RayExecutor:
@@ -56,6 +60,8 @@ class RayExecutor:
         # Training and prediction use one connection, so that the nodes' processes stay warm; it ends with this process.
         if not ray.is_initialized():
             _check_reachable(self._address)
+            for name, milliseconds in KEEPALIVE.items():
+                os.environ.setdefault(name, str(milliseconds))
             try:
                 ray.init(address=self._address, **settings)
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -1,6 +1,10 @@
-"""What Ray costs: the same folds through it and without it, empty jobs, and two nodes against one."""
+"""What Ray costs: the same folds through it and without it, empty jobs, and two nodes against one.
+
+The seconds that a fold takes may be given: `python tests/benchmarks/cluster.py 60`.
+"""
 
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,20 +28,21 @@ from pipeline.progress import live_view
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.folder import FoldTable
 
-NUM_EMPTY, NUM_FOLDS, EPOCHS = 1000, 4, 2
+NUM_EMPTY, NUM_FOLDS, SECONDS = 1000, 4, 8.0
 MACHINE = MachineConfig(num_threads=1)
 MEMBER = MemberConfig(
     model=ModelConfig(name="whitened_cnn_small"),
-    train=TrainConfig(epochs=EPOCHS, batch_size=256, optimizer=OptimizerConfig(muon=MuonConfig(lr=0.1))),
+    train=TrainConfig(epochs=1, batch_size=256, optimizer=OptimizerConfig(muon=MuonConfig(lr=0.1))),
 )
 
 
-def seconds_of(executor: Executor, folder: Path, input_dir: Path) -> float:
+def seconds_of(executor: Executor, folder: Path, input_dir: Path, epochs: int = 1) -> float:
     """Train all folds in a new folder."""
+    member = MEMBER.model_copy(update={"train": MEMBER.train.model_copy(update={"epochs": epochs})})
     stores, labels = prepare(input_dir, None), find_source(input_dir).labels()
     folds = labels.ids % NUM_FOLDS
     table = FoldTable(labels.ids, labels.classes, folds, labels.ids)
-    jobs = [FoldJob("net", MEMBER, n, n, "identity", FoldFolder(folder / str(n))) for n in range(NUM_FOLDS)]
+    jobs = [FoldJob("net", member, n, n, "identity", FoldFolder(folder / str(n))) for n in range(NUM_FOLDS)]
     began = time.perf_counter()
     with live_view() as view:
         executor.train(jobs, stores["train"], table, view)
@@ -48,7 +53,7 @@ def empty() -> None:
     """Do nothing."""
 
 
-def on_nodes(num_nodes: int, folder: Path, input_dir: Path) -> tuple[float, float]:
+def on_nodes(num_nodes: int, folder: Path, input_dir: Path, epochs: int) -> tuple[float, float]:
     """Return the seconds of the folds, and of one of many empty jobs, on nodes of one core each."""
     cluster = Cluster()
     for _ in range(num_nodes):
@@ -56,7 +61,7 @@ def on_nodes(num_nodes: int, folder: Path, input_dir: Path) -> tuple[float, floa
     try:
         with RayExecutor(MACHINE, cluster.address) as executor:
             seconds_of(executor, folder / "warm", input_dir)
-            seconds = seconds_of(executor, folder / "timed", input_dir)
+            seconds = seconds_of(executor, folder / "timed", input_dir, epochs)
             remote = ray.remote(empty).options(num_cpus=1, max_retries=0)
             began = time.perf_counter()
             assert sum(1 for _ in Running(lambda _: remote.remote(), range(NUM_EMPTY)).results()) == NUM_EMPTY
@@ -73,10 +78,14 @@ def main() -> None:
         draw_competition(folder / "input", num_train=1000, num_test=10)
         local = LocalExecutor(set_up_machine(MACHINE))
         seconds_of(local, folder / "warm", folder / "input")
-        alone = seconds_of(local, folder / "local", folder / "input")
-        one, empty_job = on_nodes(1, folder / "one", folder / "input")
-        two, _ = on_nodes(2, folder / "two", folder / "input")
-    print(f"{NUM_FOLDS} folds, one thread each: here {alone:.1f} s, on one node {one:.1f} s, on two {two:.1f} s")
+        an_epoch = seconds_of(local, folder / "an epoch", folder / "input") / NUM_FOLDS
+        epochs = max(1, round((float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS) / an_epoch))
+        alone = seconds_of(local, folder / "local", folder / "input", epochs)
+        one, empty_job = on_nodes(1, folder / "one", folder / "input", epochs)
+        two, _ = on_nodes(2, folder / "two", folder / "input", epochs)
+    print(
+        f"{NUM_FOLDS} folds of {alone / NUM_FOLDS:.1f} s, one thread each: here {alone:.1f} s, on one node {one:.1f} s, on two {two:.1f} s"
+    )
     print(f"one node / here: {one / alone:.3f}; a job costs {(one - alone) / NUM_FOLDS:.2f} s more")
     print(f"one node / two nodes: {one / two:.2f}")
     print(f"an empty job, {NUM_EMPTY} of them: {1000 * empty_job:.1f} ms")
