@@ -28,7 +28,7 @@ from pipeline.learning.flops import pass_flop
 from pipeline.progress import LiveView, log
 from pipeline.runs.folder import FoldTable
 
-# A node behind a cut cable ends no connection: left alone, Ray asks after 300 s whether it is there, and waits 120 more.
+# A node behind a cut cable ends no connection. Ray asks after 300 s whether it is there, and gives it 120 s to answer.
 KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": 20_000, "RAY_grpc_client_keepalive_timeout_ms": 20_000}
 
 

@@ -83,9 +83,8 @@ def main() -> None:
         alone = seconds_of(local, folder / "local", folder / "input", epochs)
         one, empty_job = on_nodes(1, folder / "one", folder / "input", epochs)
         two, _ = on_nodes(2, folder / "two", folder / "input", epochs)
-    print(
-        f"{NUM_FOLDS} folds of {alone / NUM_FOLDS:.1f} s, one thread each: here {alone:.1f} s, on one node {one:.1f} s, on two {two:.1f} s"
-    )
+    print(f"{NUM_FOLDS} folds of {alone / NUM_FOLDS:.1f} s, one thread each:")
+    print(f"here {alone:.1f} s, on one node {one:.1f} s, on two {two:.1f} s")
     print(f"one node / here: {one / alone:.3f}; a job costs {(one - alone) / NUM_FOLDS:.2f} s more")
     print(f"one node / two nodes: {one / two:.2f}")
     print(f"an empty job, {NUM_EMPTY} of them: {1000 * empty_job:.1f} ms")
