@@ -101,7 +101,11 @@ def open_work(
 def _executor(work: Work, machine: Machine) -> Iterator[Executor]:
     if work.where.executor == "local":
         devices = devices_of(machine)
-        yield LocalExecutor(machine) if len(devices) == 1 else DevicesExecutor(devices, work.config.machine)
+        if len(devices) == 1:
+            yield LocalExecutor(machine)
+            return
+        with DevicesExecutor(devices, work.config.machine) as executor:
+            yield executor
         return
     try:
         from pipeline.executors.cluster import RayExecutor

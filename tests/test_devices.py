@@ -66,8 +66,7 @@ def run_jobs(executor, folder, data):
 
 
 def test_two_devices_give_the_bytes_of_one(data, tmp_path, one_thread, caplog):
-    devices = DevicesExecutor(("cpu", "cpu"), ONE_THREAD)
-    with caplog.at_level("INFO", "pipeline"):
+    with DevicesExecutor(("cpu", "cpu"), ONE_THREAD) as devices, caplog.at_level("INFO", "pipeline"):
         spread = run_jobs(devices, tmp_path / "spread", data)
 
     assert len(spread) == 3 * 3
@@ -81,8 +80,11 @@ def test_an_error_of_ours_names_its_job(data, tmp_path):
     stores, table = data
     optimizer = {"lr": 1e30}
     hopeless = MEMBER.model_copy(update={"train": MEMBER.train.model_validate({"epochs": 9, "optimizer": optimizer})})
-    with pytest.raises(TrainingError, match=r"^net fold \d: the loss is (nan|inf) at epoch"):
-        DevicesExecutor(("cpu",), ONE_THREAD).train(jobs_in(tmp_path, hopeless), stores["train"], table, VIEW)
+    with (
+        DevicesExecutor(("cpu",), ONE_THREAD) as executor,
+        pytest.raises(TrainingError, match=r"^net fold \d: the loss is (nan|inf) at epoch"),
+    ):
+        executor.train(jobs_in(tmp_path, hopeless), stores["train"], table, VIEW)
 
 
 def _die(_number, _job):
@@ -91,10 +93,10 @@ def _die(_number, _job):
 
 def test_a_process_that_is_killed_is_told():
     with (
-        DevicesExecutor(("cpu", "cpu"), ONE_THREAD)._processes() as processes,
+        DevicesExecutor(("cpu", "cpu"), ONE_THREAD) as executor,
         pytest.raises(RunError, match="was killed, most often because the memory ran out"),
     ):
-        list(processes.run([(_die, 0, "net fold 0")], print))
+        list(executor.run([(_die, 0, "net fold 0")], print))
 
 
 ENDLESS = """
@@ -102,12 +104,15 @@ import multiprocessing, time
 from pipeline.config import MachineConfig
 from pipeline.executors.devices import DevicesExecutor
 
+def sleep(seconds, _job):
+    time.sleep(seconds)
+
 if __name__ == "__main__":
-    with DevicesExecutor(("cpu", "cpu"), MachineConfig(num_threads=1))._processes() as processes:
-        started = processes._pool.map(time.sleep, [0, 0, 600, 600])
-        next(started)
+    with DevicesExecutor(("cpu", "cpu"), MachineConfig(num_threads=1)) as executor:
+        sleeps = executor.run([(pow, 1, 2), (sleep, 600, 0)], print)
+        next(sleeps)
         print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-        list(started)
+        next(sleeps)
 """
 
 

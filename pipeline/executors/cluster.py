@@ -63,7 +63,8 @@ class RayExecutor:
             for name, milliseconds in KEEPALIVE.items():
                 os.environ.setdefault(name, str(milliseconds))
             try:
-                ray.init(address=self._address, **settings)
+                # Without an address Ray would look for any cluster, also for one of which only a file is left.
+                ray.init(address=self._address or "local", **settings)
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
                 place = f"at {self._address}" if self._address else "can be started here"
                 raise RunError(f"no Ray cluster {place}: {first_line(error)}") from None

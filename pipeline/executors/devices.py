@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -42,15 +41,32 @@ class DevicesExecutor:
         num_threads = config.num_threads or max(1, joblib.cpu_count() // len(devices))
         self._devices, self._config = devices, config.model_copy(update={"num_threads": num_threads})
 
+    def __enter__(self) -> "DevicesExecutor":
+        """Start the processes; they stay warm for all that follows."""
+        context = multiprocessing.get_context("spawn")
+        free, said = context.SimpleQueue(), context.SimpleQueue()
+        for device in self._devices:
+            free.put(device)
+        self._said = said
+        self._pool = ProcessPoolExecutor(len(self._devices), context, _begin_process, (free, said, self._config))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes, whatever they do."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        self._pool.shutdown()
+
     def train(self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, view: LiveView) -> None:
         """Train as many folds at a time as there are devices."""
-        with shown_folds(view, table) as shown, self._processes() as processes:
+        with shown_folds(view, table) as shown:
 
             def said(number: int, device: str, record: EpochRecord) -> None:
                 shown.epoch(jobs[number], record, device)
 
             tasks = [(_train, number, job, store, table) for number, job in enumerate(jobs)]
-            for number in processes.run(tasks, said):
+            for number in self.run(tasks, said):
                 shown.finished(jobs[number])
 
     def predict(self, jobs: Sequence[tuple[FoldJob, Asked]], store: ImageStore, view: LiveView) -> None:
@@ -61,40 +77,17 @@ class DevicesExecutor:
             return
         done, total = 0, sum(missing)
         work = sum(n * len(asked.views) * pass_flop(job.member) for n, (job, asked) in zip(missing, jobs, strict=True))
-        with (
-            view.bar(f"test images on {len(self._devices)} devices", work=work) as bar,
-            self._processes() as processes,
-        ):
-            for number in processes.run(tasks, lambda *_: None):
+        with view.bar(f"test images on {len(self._devices)} devices", work=work) as bar:
+            for number in self.run(tasks, lambda *_: None):
                 done += missing[number]
                 bar(done, total)
                 log.info("%s: %s of %s test images predicted", jobs[number][0], f"{done:,}", f"{total:,}")
 
-    @contextmanager
-    def _processes(self) -> Iterator["_Processes"]:
-        """Start the processes, and end them with the block, whatever they do."""
-        context = multiprocessing.get_context("spawn")
-        free, said = context.SimpleQueue(), context.SimpleQueue()
-        for device in self._devices:
-            free.put(device)
-        pool = ProcessPoolExecutor(len(self._devices), context, _begin_process, (free, said, self._config))
-        try:
-            yield _Processes(pool, said)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            pool.shutdown()
-
-
-class _Processes:
-    """Tasks in the pool, and what they say while they run."""
-
-    def __init__(self, pool: ProcessPoolExecutor, said: Any) -> None:
-        self._pool, self._said = pool, said
-
     def run(self, tasks: Sequence[tuple[Any, ...]], hear: Callable[..., None]) -> Iterator[int]:
-        """Yield the numbers of tasks (function, number, job, ...) as they end; a task's error is raised here."""
+        """Yield the numbers of tasks (function, number, job, ...) as they end; `hear` gets what they say meanwhile.
+
+        Raises a task's error with the name of its job, and RunError if a process was killed.
+        """
         running = {self._pool.submit(task[0], *task[1:]): task for task in tasks}
         while running:
             ended, _ = wait(running, timeout=HEAR_EVERY, return_when=FIRST_COMPLETED)

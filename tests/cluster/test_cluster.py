@@ -79,6 +79,16 @@ def test_three_nodes_give_the_bytes_of_one_process(cluster, local, tmp_path):
     assert job.results() == local()
 
 
+def test_without_an_address_a_cluster_is_started_here(local, monkeypatch, tmp_path):
+    monkeypatch.setenv("THIS_MACHINE", own_address(monkeypatch))
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    job = ClusterJob.with_epochs(tmp_path, "--executor", "ray")
+    job.succeed()
+
+    assert "1 nodes: " in job.said()
+    assert job.results() == local()
+
+
 def test_results_through_shared_storage_are_the_same_bytes(cluster, local, tmp_path):
     shared = tmp_path / "shared"
     shared.mkdir()
