@@ -65,13 +65,14 @@ def run_jobs(executor, folder, data):
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def test_two_devices_give_the_bytes_of_one(data, tmp_path, one_thread, caplog):
+def test_two_devices_give_the_bytes_of_one(data, tmp_path, one_thread, caplog, monkeypatch):
+    monkeypatch.setattr("pipeline.progress.log.propagate", True)
     with DevicesExecutor(("cpu", "cpu"), ONE_THREAD) as devices, caplog.at_level("INFO", "pipeline"):
         spread = run_jobs(devices, tmp_path / "spread", data)
+    said = [record.getMessage() for record in caplog.records]
 
     assert len(spread) == 3 * 3
     assert spread == run_jobs(LocalExecutor(one_thread), tmp_path / "local", data)
-    said = [record.getMessage() for record in caplog.records]
     assert sum("on cpu: epoch 2 of 2" in line for line in said) == 3
     assert sum("on the images held out" in line for line in said) == 3
 

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import NUM_TEST, NUM_TRAIN, RECIPE, ROOT
+from faults.harness import hear_interrupts
 
 from pipeline.competition.facts import CLASS_NAMES
 
@@ -153,7 +154,9 @@ def test_an_interrupt_tells_how_to_go_on(whole_run, zip_folder, tmp_path):
     folder, _ = whole_run
     shutil.copy(folder / "tiny.yaml", tmp_path)
     command = [sys.executable, ROOT / "run.py", "train", "--config", "tiny.yaml", "--input", str(zip_folder)]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=-1, stderr=-1, text=True, preexec_fn=hear_interrupts
+    ) as process:
         said = []
         for line in process.stderr:
             said.append(line)

@@ -163,7 +163,7 @@ class RayExecutor:
             raise ConfigError(
                 "the cluster's nodes are not alike; install the same on all:\n  " + "\n  ".join(different)
             )
-        log.info("%d nodes: %s", len(self._nodes), ", ".join(sorted(self._nodes.values())))
+        log.info("nodes of the cluster (%d): %s", len(self._nodes), ", ".join(sorted(self._nodes.values())))
 
 
 def _check_reachable(address: str | None) -> None:

@@ -74,7 +74,7 @@ def test_three_nodes_give_the_bytes_of_one_process(cluster, local, tmp_path):
     job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster))
     job.succeed()
 
-    assert "3 nodes: " in job.said()
+    assert "nodes of the cluster (3): " in job.said()
     assert len(set(re.findall(r"fold \d on (\S+): epoch", job.said()))) > 1
     assert job.results() == local()
 
@@ -85,7 +85,7 @@ def test_without_an_address_a_cluster_is_started_here(local, monkeypatch, tmp_pa
     job = ClusterJob.with_epochs(tmp_path, "--executor", "ray")
     job.succeed()
 
-    assert "1 nodes: " in job.said()
+    assert "nodes of the cluster (1): " in job.said()
     assert job.results() == local()
 
 

@@ -71,7 +71,7 @@ class Job:
         """Start the job in a process of its own; what it says goes into a file."""
         with self._said.open("wb") as said:
             return subprocess.Popen(
-                self._command, cwd=self.folder, stdout=said, stderr=said, preexec_fn=_hear_interrupts
+                self._command, cwd=self.folder, stdout=said, stderr=said, preexec_fn=hear_interrupts
             )
 
     def start_work(self) -> subprocess.Popen[bytes]:
@@ -126,7 +126,7 @@ class Job:
         return {str(path.relative_to(self.run)): path.read_bytes() if path.exists() else b"missing" for path in paths}
 
 
-def _hear_interrupts() -> None:
+def hear_interrupts() -> None:
     """Take back that a shell's background jobs, and their children, ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
