@@ -82,6 +82,7 @@ def test_three_nodes_give_the_bytes_of_one_process(cluster, local, tmp_path):
 def test_without_an_address_a_cluster_is_started_here(local, monkeypatch, tmp_path):
     monkeypatch.setenv("THIS_MACHINE", own_address(monkeypatch))
     monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps a token there
     job = ClusterJob.with_epochs(tmp_path, "--executor", "ray")
     job.succeed()
 

@@ -14,6 +14,8 @@ RAY = str(Path(sys.executable).with_name("ray"))
 # The namespaces have no way out, so what keeps other tests from the network need not be there.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
     "RAY_worker_niceness": "0",
+    "RAY_AUTH_MODE": "token",  # as docs/cluster.md has it
+    "RAY_AUTH_TOKEN": "5" * 64,
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_failure_threshold": "3",
 }
