@@ -29,6 +29,7 @@ from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.folder import FoldTable
 
 NUM_EMPTY, NUM_FOLDS, SECONDS = 1000, 4, 8.0
+NUM_TRAIN = 6000  # so that an epoch lasts seconds: its checkpoint travels, and real epochs last a minute
 MACHINE = MachineConfig(num_threads=1)
 MEMBER = MemberConfig(
     model=ModelConfig(name="whitened_cnn_small"),
@@ -75,7 +76,7 @@ def main() -> None:
     """Print what a job costs through Ray, and what a second node brings; once each."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        draw_competition(folder / "input", num_train=1000, num_test=10)
+        draw_competition(folder / "input", num_train=NUM_TRAIN, num_test=10)
         local = LocalExecutor(set_up_machine(MACHINE))
         seconds_of(local, folder / "warm", folder / "input")
         an_epoch = seconds_of(local, folder / "an epoch", folder / "input") / NUM_FOLDS
