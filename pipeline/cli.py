@@ -80,7 +80,7 @@ def all_(
     from pipeline import stages
 
     _be_quiet(quiet)
-    work = stages.open_work(recipe, input_dir, run, overrides or (), stages.Where(executor, address))
+    work = stages.open_work(recipe, input_dir, run, overrides or (), executor, address)
     stages.train(work, then_predict=True)
     _predict(work)
     _report(work)
@@ -104,7 +104,7 @@ def demo(
         flush=True,
     )
     folder, labels = stages.draw_demo(INPUT)
-    work = stages.open_work(RECIPES / "demo.yaml", folder, run, overrides or (), stages.Where(executor, address))
+    work = stages.open_work(RECIPES / "demo.yaml", folder, run, overrides or (), executor, address)
     stages.train(work, then_predict=True)
     _predict(work)
     print(f"accuracy on the drawn test images that count: {describe(stages.score_test(work.run, labels))}")
@@ -151,7 +151,7 @@ def train(
     from pipeline import stages
 
     _be_quiet(quiet)
-    work = stages.open_work(recipe, input_dir, run, overrides or (), stages.Where(executor, address))
+    work = stages.open_work(recipe, input_dir, run, overrides or (), executor, address)
     stages.train(work, only_fold=fold)
     print(format_metrics(stages.validate(work.run)))
     print(f"run: {work.run.path}")
@@ -181,7 +181,7 @@ def predict(
     from pipeline import stages
 
     _be_quiet(quiet)
-    _predict(stages.open_work(recipe, input_dir, run, overrides or (), stages.Where(executor, address)))
+    _predict(stages.open_work(recipe, input_dir, run, overrides or (), executor, address))
 
 
 @app.command()

@@ -1,10 +1,9 @@
 """The recipe: prepare, train, validate, predict, ensemble, report. The order is here, the logic in the rooms."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +18,8 @@ from pipeline.competition.prepare import prepare
 from pipeline.competition.source import find_source
 from pipeline.competition.submission import write_submission
 from pipeline.config import Config
-from pipeline.errors import ConfigError, InputError, RunError
-from pipeline.executors.devices import DevicesExecutor, devices_of
-from pipeline.executors.executor import Executor
-from pipeline.executors.local import LocalExecutor
+from pipeline.errors import InputError, RunError
+from pipeline.executors.choose import ExecutorName, Where, open_executor
 from pipeline.files import write_text
 from pipeline.jobs import FoldJob
 from pipeline.learning.augment import Augmentation
@@ -48,17 +45,6 @@ from pipeline.runs.ledger import SUBMISSIONS, Ledger, Upload
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where jobs run: here, or on a Ray cluster (its address; None: one that is started here)."""
-
-    executor: Literal["local", "ray"] = "local"
-    address: str | None = None
-
-
-HERE = Where()
-
-
-@dataclass(frozen=True)
 class Work:
     """A recipe, the folder of the input, and the folder of the run."""
 
@@ -67,7 +53,7 @@ class Work:
     run: RunFolder
     recipe: str
     """The recipe's name, for the ledger."""
-    where: Where = HERE
+    where: Where
 
     def fold_jobs(self) -> Iterator[FoldJob]:
         """Yield every fold of every member."""
@@ -85,36 +71,19 @@ class Work:
 
 
 def open_work(
-    recipe: Path | None, input_dir: Path, run: str | None, overrides: Iterable[str] = (), where: Where = HERE
+    recipe: Path | None,
+    input_dir: Path,
+    run: str | None,
+    overrides: Iterable[str] = (),
+    executor: ExecutorName = "local",
+    address: str | None = None,
 ) -> Work:
     """Put a command's options together. A run that is there goes on with its own recipe unless another is named."""
-    if where.address is not None and where.executor == "local":
-        raise ConfigError("--address names a Ray cluster; it goes with --executor ray")
-    folder = open_run(run or (recipe or DEFAULT_RECIPE).stem)
+    where, folder = Where(executor, address), open_run(run or (recipe or DEFAULT_RECIPE).stem)
     if recipe is None and folder.exists:
         return Work(override_config(folder.config(), overrides), input_dir, folder, folder.name, where)
     config = load_config(recipe or DEFAULT_RECIPE, overrides)
     return Work(config, input_dir, folder, (recipe or DEFAULT_RECIPE).stem, where)
-
-
-@contextmanager
-def _executor(work: Work, machine: Machine) -> Iterator[Executor]:
-    if work.where.executor == "local":
-        devices = devices_of(machine)
-        if len(devices) == 1:
-            yield LocalExecutor(machine)
-            return
-        with DevicesExecutor(devices, work.config.machine) as executor:
-            yield executor
-        return
-    try:
-        from pipeline.executors.cluster import RayExecutor
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise ConfigError("--executor ray needs ray: pip install -r requirements-cluster.txt") from None
-    with RayExecutor(work.config.machine, work.where.address) as executor:
-        yield executor
 
 
 def open_run(name: str | None) -> RunFolder:
@@ -155,7 +124,7 @@ def train(work: Work, *, only_fold: int | None = None, then_predict: bool = Fals
             worker_deaths_told(),
             work.run.timing("train"),
             live_view(to_do) as view,
-            _executor(work, machine) as executor,
+            open_executor(work.where, work.config.machine, machine) as executor,
         ):
             executor.train(jobs, stores["train"], table, view)
 
@@ -207,7 +176,11 @@ def predict_test(work: Work) -> dict[str, Any] | None:
         _begin_run(work, stores, machine)
         jobs, selective = list(work.fold_jobs()), work.config.predict.selective
         to_do = prediction_work(jobs, selective, len(stores["test"].ids))
-        with work.run.timing("predict"), live_view(to_do) as view, _executor(work, machine) as executor:
+        with (
+            work.run.timing("predict"),
+            live_view(to_do) as view,
+            open_executor(work.where, work.config.machine, machine) as executor,
+        ):
             found = predict_in_rounds(
                 jobs,
                 work.run.load_json("ensemble.json"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.stages import Where, open_work
+from pipeline.executors.choose import Where
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_RAY = f"""
@@ -32,6 +32,6 @@ def test_ray_is_asked_for_only_when_it_is_wanted(whole_run, zip_folder):
     assert "Traceback" not in done.stderr
 
 
-def test_an_address_without_ray_is_told(tmp_path):
+def test_an_address_without_ray_is_told():
     with pytest.raises(ConfigError, match="goes with --executor ray"):
-        open_work(None, tmp_path, "run", where=Where("local", "auto"))
+        Where("local", "auto")
