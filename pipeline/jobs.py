@@ -57,6 +57,10 @@ class FoldJob:
         """Return the operations that its training takes."""
         return training_flop(self.member, int((table.folds != self.fold).sum()))
 
+    def asking_work(self, num_images: int, asked: Asked) -> float:
+        """Return the operations that so many of the test images take in the views asked for."""
+        return num_images * pass_flop(self.member) * len(asked.views)
+
     def train(self, machine: Machine, store: ImageStore, table: FoldTable, view: LiveView) -> Iterator[EpochRecord]:
         """Train from the last whole epoch on, judge, and keep weights and out-of-fold predictions.
 
@@ -122,7 +126,7 @@ class FoldJob:
             return
         began, net = time.perf_counter(), self.trained_net(machine)
         num_missing = sum(map(len, missing.values()))
-        work = num_missing * pass_flop(self.member) * len(asked.views)
+        work = self.asking_work(num_missing, asked)
         with live.bar(f"{self}: test images, {len(asked.views)} views", work=work) as on_images:
             num_done = 0
             for number, rows in missing.items():

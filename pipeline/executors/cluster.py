@@ -24,7 +24,6 @@ from pipeline.executors import node
 from pipeline.executors.running import Running, first_line
 from pipeline.executors.shown import shown_folds
 from pipeline.jobs import Asked, FoldJob
-from pipeline.learning.flops import pass_flop
 from pipeline.progress import LiveView, log
 from pipeline.runs.folder import FoldTable
 
@@ -115,7 +114,7 @@ class RayExecutor:
             return remote.remote(job, weights[str(job)], images, store.ids, asked, number, self._config, self._shared)
 
         total = sum(len(asked.rows) for _, asked, _ in slices.values())
-        work = sum(len(asked.rows) * pass_flop(job.member) * len(asked.views) for job, asked, _ in slices.values())
+        work = sum(job.asking_work(len(asked.rows), asked) for job, asked, _ in slices.values())
         done = 0
         with view.bar(f"test images on {len(self._nodes)} nodes", work=work) as bar:
             for name, (place, parcel) in Running(start, list(slices)).results():

@@ -19,7 +19,6 @@ from pipeline.errors import RunError, UserError
 from pipeline.executors.shown import shown_folds
 from pipeline.jobs import Asked, FoldJob
 from pipeline.learning.device import Machine, set_up_machine
-from pipeline.learning.flops import pass_flop
 from pipeline.learning.train import EpochRecord
 from pipeline.progress import LiveView, live_view, log
 from pipeline.runs.folder import FoldTable
@@ -76,7 +75,7 @@ class DevicesExecutor:
         if not tasks:
             return
         done, total = 0, sum(missing)
-        work = sum(n * len(asked.views) * pass_flop(job.member) for n, (job, asked) in zip(missing, jobs, strict=True))
+        work = sum(job.asking_work(n, asked) for n, (job, asked) in zip(missing, jobs, strict=True))
         with view.bar(f"test images on {len(self._devices)} devices", work=work) as bar:
             for number in self.run(tasks, lambda *_: None):
                 done += missing[number]
