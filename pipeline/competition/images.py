@@ -168,7 +168,7 @@ def open_store(folder: Path, manifest: dict[str, Any]) -> ImageStore:
     """Open a folder of decoded images, held against its manifest. Raises InputError if it is damaged."""
     try:
         ids = np.load(folder / "ids.npy", allow_pickle=False)
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        images = _map_images(folder)
         status = (folder / "images.npy").stat()
         # Reading it all takes a second; while nobody has written to it since, its time of change will do.
         whole = status.st_mtime_ns == manifest["mtime_ns"] or _checksum(folder) == manifest["checksum"]
@@ -182,7 +182,12 @@ def open_store(folder: Path, manifest: dict[str, Any]) -> ImageStore:
 
 
 def _map_again(ids: Ids, checksum: str, folder: Path) -> ImageStore:
-    return ImageStore(ids, np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), checksum, folder)
+    return ImageStore(ids, _map_images(folder), checksum, folder)
+
+
+def _map_images(folder: Path) -> NDArray[np.uint8]:
+    images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    return images
 
 
 def _damaged(folder: Path, why: str) -> str:
