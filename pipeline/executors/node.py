@@ -32,16 +32,15 @@ Files = dict[str, bytes]
 class Parcel:
     """Files on their way back from a node: as bytes in the message, or in a folder of shared storage."""
 
-    files: Files | None
-    place: Path | None = None
+    content: Files | Path
 
     def open(self) -> Files:
         """Return the files; what stood on shared storage is removed."""
-        if self.files is not None or self.place is None:
-            return self.files or {}
-        paths = [path for path in self.place.rglob("*") if path.is_file()]
-        files = {str(path.relative_to(self.place)): path.read_bytes() for path in paths}
-        shutil.rmtree(self.place)
+        if not isinstance(self.content, Path):
+            return self.content
+        paths = [path for path in self.content.rglob("*") if path.is_file()]
+        files = {str(path.relative_to(self.content)): path.read_bytes() for path in paths}
+        shutil.rmtree(self.content)
         return files
 
 
@@ -53,7 +52,7 @@ def pack(files: Files, shared: Path | None) -> Parcel:
     place = shared / uuid.uuid4().hex
     for name, data in files.items():
         write_bytes(place / name, data)
-    return Parcel(None, place)
+    return Parcel(place)
 
 
 def versions() -> dict[str, str]:
