@@ -11,12 +11,12 @@ import typer
 
 from pipeline.errors import UserError
 from pipeline.progress import set_up_logging
-from pipeline.recipes import DEFAULT_RECIPE, RECIPES, load_config
-from pipeline.runs.ledger import SUBMISSIONS
-from pipeline.summary import describe, format_comparison, format_metrics, format_upload
+from pipeline.config_files import DEFAULT_CONFIG, CONFIGS, load_config
+from pipeline.ledger import SUBMISSIONS
+from pipeline.console import describe, format_comparison, format_metrics, format_upload
 
 if TYPE_CHECKING:
-    from pipeline.stages import Work
+    from pipeline.workflow import Work
 
 # The commands import the stages themselves: torch and timm take seconds, and --help should not.
 
@@ -50,7 +50,7 @@ SetOption = Annotated[
 
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Results and warnings only, no progress.")]
 ExecutorOption = Annotated[
-    Literal["local", "ray"], typer.Option("--executor", help="Where jobs run: here, or on a Ray cluster.")
+    Literal["local", "ray"], typer.Option("--executor", help="ExecutorOptions jobs run: here, or on a Ray cluster.")
 ]
 AddressOption = Annotated[
     str | None,
@@ -77,7 +77,7 @@ def all_(
     quiet: QuietOption = False,
 ) -> None:
     """The whole job: prepare, train, validate, predict, report. Given again after a stop, it goes on."""
-    from pipeline import stages
+    from pipeline import workflow
 
     _be_quiet(quiet)
     work = stages.open_work(recipe, input_dir, run, overrides or (), executor, address)
@@ -95,7 +95,7 @@ def demo(
     quiet: QuietOption = False,
 ) -> None:
     """The whole job on a small drawn competition: no download, about a minute."""
-    from pipeline import stages
+    from pipeline import workflow
 
     _be_quiet(quiet)
     print(
@@ -104,7 +104,7 @@ def demo(
         flush=True,
     )
     folder, labels = stages.draw_demo(INPUT)
-    work = stages.open_work(RECIPES / "demo.yaml", folder, run, overrides or (), executor, address)
+    work = stages.open_work(CONFIGS / "demo.yaml", folder, run, overrides or (), executor, address)
     stages.train(work, then_predict=True)
     _predict(work)
     print(f"accuracy on the drawn test images that count: {describe(stages.score_test(work.run, labels))}")
@@ -114,7 +114,7 @@ def demo(
 @app.command()
 def download(input_dir: InputOption = INPUT) -> None:
     """Fetch Kaggle's files into the input folder with the kaggle client."""
-    from pipeline import stages
+    from pipeline import workflow
 
     print(stages.download(input_dir))
 
@@ -128,10 +128,10 @@ def prepare(
     quiet: QuietOption = False,
 ) -> None:
     """Decode the images once, into .cache in the input folder."""
-    from pipeline.competition.prepare import prepare as decode
+    from pipeline.data.prepare import prepare as decode
 
     _be_quiet(quiet)
-    config = load_config(recipe or DEFAULT_RECIPE, overrides or ())
+    config = load_config(recipe or DEFAULT_CONFIG, overrides or ())
     for split, store in decode(input_dir, config.images.cache_dir, again=again).items():
         print(f"{split}: {len(store.ids):,} images in {store.folder}")
 
@@ -148,7 +148,7 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train what is not trained yet, and judge it on the images held out."""
-    from pipeline import stages
+    from pipeline import workflow
 
     _be_quiet(quiet)
     work = stages.open_work(recipe, input_dir, run, overrides or (), executor, address)
@@ -160,7 +160,7 @@ def train(
 @app.command()
 def validate(run: RunOption = None) -> None:
     """Print a run's scores: per fold, out of fold, per class, confusion. Write metrics.json."""
-    from pipeline import stages
+    from pipeline import workflow
 
     folder = stages.open_run(run)
     print(format_metrics(stages.validate(folder)))
@@ -178,7 +178,7 @@ def predict(
     quiet: QuietOption = False,
 ) -> None:
     """Predict the test images with every fold, blend, and write a checked submission.csv."""
-    from pipeline import stages
+    from pipeline import workflow
 
     _be_quiet(quiet)
     _predict(stages.open_work(recipe, input_dir, run, overrides or (), executor, address))
@@ -192,7 +192,7 @@ def report(
     quiet: QuietOption = False,
 ) -> None:
     """Write a run's report.html: scores, curves, confusion, errors, doubtful labels, test images."""
-    from pipeline import stages
+    from pipeline import workflow
 
     _be_quiet(quiet)
     print(stages.report_all() if every else stages.report(stages.open_run(run), input_dir))
@@ -204,7 +204,7 @@ def check(
     input_dir: InputOption = INPUT,
 ) -> None:
     """Would Kaggle take this file? Tells every way in which it would not."""
-    from pipeline import checking
+    from pipeline.submission import check
 
     problems, against = checking.check(file, input_dir)
     if problems:
@@ -252,11 +252,11 @@ def runs(
     """The ledger: every run with its recipe, cross-validation, time, and scores."""
     if context.invoked_subcommand is not None:
         return
-    from pipeline.runs.ledger import Ledger
+    from pipeline.ledger import Ledger
     from pipeline.runs_table import print_runs, sorted_runs
 
     if refresh:
-        from pipeline import stages
+        from pipeline import workflow
 
         for upload in stages.refresh_scores():
             print(format_upload(upload, None), file=sys.stderr)
@@ -266,7 +266,7 @@ def runs(
 @runs_app.command()
 def diff(one: str, other: str) -> None:
     """What differs between two runs: their recipes, their scores, and whether that is more than chance."""
-    from pipeline import stages
+    from pipeline import workflow
 
     print(format_comparison(one, other, stages.compare(one, other)))
 
@@ -316,10 +316,10 @@ def _predict(work: "Work") -> None:
         print(f"test images: {describe(test_scores)}")
     print(f"run: {work.run.path}")
     print(f"submission, checked: {work.run.submission}")
-    print(checking.how_to_upload(work.run, metrics))
+    print(checking.upload_instructions(work.run, metrics))
 
 
 def _report(work: "Work") -> None:
-    from pipeline import stages
+    from pipeline import workflow
 
     print(f"report: {stages.report(work.run, work.input_dir)}")

@@ -1,4 +1,4 @@
-"""What a run is: frozen models, with the meaning and the default of every key."""
+"""The configuration of a run: frozen models with the meaning and the default of every key."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,206 +10,209 @@ Json = dict[str, Any]
 FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 
 
-class Strict(BaseModel):
-    """Unknown keys are errors, and nothing changes after construction."""
+class BaseConfig(BaseModel):
+    """Immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ImagesConfig(Strict):
-    """Where the decoded images are kept."""
+class ImagesConfig(BaseConfig):
+    """Cache of decoded images."""
 
     cache_dir: Path | None = None
-    """A folder for the decoded images; not set: `.cache` in the input folder."""
+    """Folder of the cache; null: `.cache` in the input folder."""
 
 
-class FoldsConfig(Strict):
-    """How the training images are split."""
+class FoldsConfig(BaseConfig):
+    """Split of the training images into folds."""
 
     num_folds: int = Field(5, ge=2, le=100)
     group_duplicates: bool = True
-    """Keep near-duplicate images in one fold, so that no fold is judged on images it was trained on."""
+    """Keep near-duplicate images in one fold: across folds they would leak training images into validation."""
 
 
-class ModelConfig(Strict):
-    """Which network; everything comes through `timm.create_model`."""
+class ModelConfig(BaseConfig):
+    """A model of timm, or one of our own that is registered with it."""
 
-    name: str = "whitened_cnn"
+    name: str = "airbench94"
+    """Passed to `timm.create_model`."""
     pretrained: bool = False
     params: dict[str, Any] = {}
-    """Keyword arguments for `timm.create_model`, for example `{widths: [64, 256, 256]}`."""
+    """Keyword arguments of the model, for example `{widths: [64, 256, 256]}`."""
 
 
-class AugmentStep(Strict):
+class AugmentStep(BaseConfig):
     """One albumentations transform of the training images."""
 
     name: str
     params: dict[str, Any]
 
     @model_validator(mode="after")
-    def _probability_is_written(self) -> "AugmentStep":
+    def _require_probability(self) -> "AugmentStep":
         if "p" not in self.params:
-            raise ValueError(f"{self.name} has no p; write its probability, for example p: 1.0")
+            raise ValueError(f"{self.name} has no p; set its probability, for example p: 1.0")
         return self
 
 
-class MuonConfig(Strict):
+class MuonConfig(BaseConfig):
     """Muon for the convolution filters (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/)."""
 
     lr: float = Field(0.24, gt=0)
     momentum: float = Field(0.6, ge=0, lt=1)
-    num_iterations: int = Field(3, ge=1, le=10)
-    """Newton-Schulz iterations in each step."""
+    ns_steps: int = Field(3, ge=1, le=10)
+    """Newton-Schulz iterations per step."""
     normalize_filters: bool = True
-    """Before each step, rescale every filter bank to the norm sqrt(output channels), as airbench94_muon does."""
+    """Before each step, rescale each convolution's weight to the norm sqrt(output channels), as airbench94_muon does."""
 
 
-class OptimizerConfig(Strict):
+class OptimizerConfig(BaseConfig):
     """SGD with Nesterov momentum; with `muon`, the convolution filters go to Muon instead."""
 
     lr: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(5e-4, ge=0)
-    """Each step takes `lr * weight_decay` of a weight away, whatever the scales below."""
+    """Per step a weight decays by `lr * weight_decay`, independent of the scales below."""
     norm_bias_lr_scale: float = Field(1.0, gt=0)
-    """Biases of normalisation layers and of a whitening layer learn at `lr` times this."""
+    """Learning-rate factor of the biases of normalisation layers and of the whitening layer."""
     head_lr_scale: float = Field(1.0, gt=0)
+    """Learning-rate factor of the classifier."""
     muon: MuonConfig | None = None
 
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "OptimizerConfig":
+    def _require_momentum_for_nesterov(self) -> "OptimizerConfig":
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0; set nesterov: false or a momentum")
         return self
 
 
-class ScheduleConfig(Strict):
-    """The learning rate over a training, as a fraction of its peak."""
+class ScheduleConfig(BaseConfig):
+    """Learning-rate schedule: linear warm-up, then decay; factors are relative to the peak learning rate."""
 
-    kind: Literal["triangle", "cosine", "constant"] = "triangle"
-    start: float = Field(0.2, ge=0, le=1)
-    """The fraction at the first step (triangle and cosine)."""
-    peak: float = Field(0.2, ge=0, le=1)
-    """At which part of the training the peak is reached."""
-    end: float = Field(0.0, ge=0, le=1)
-    """The fraction after the last step."""
+    kind: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the decay after the warm-up; `constant` has neither."""
+    warmup_fraction: float = Field(0.2, ge=0, le=1)
+    """Length of the warm-up as a fraction of the training."""
+    start_factor: float = Field(0.2, ge=0, le=1)
+    """Factor at the first step."""
+    end_factor: float = Field(0.0, ge=0, le=1)
+    """Factor after the last step."""
 
 
-class ImageSizeConfig(Strict):
-    """A part of the training that sees smaller pictures: less work for each, and little lost early on."""
+class ResizeStage(BaseConfig):
+    """A part of the training on smaller images: fewer operations per image."""
 
     until: float = Field(gt=0, le=1)
-    """The part ends after this share of the epochs."""
-    size: int = Field(ge=8, le=32)
+    """End of this stage as a fraction of the epochs."""
+    size: int = Field(ge=8)
     """Height and width in pixels."""
 
 
-class TrainConfig(Strict):
-    """How one member learns on one fold."""
+class TrainConfig(BaseConfig):
+    """Training hyperparameters of one member."""
 
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(256, ge=2)
-    image_sizes: tuple[ImageSizeConfig, ...] = ()
-    """Smaller pictures first, for example `[{until: 0.5, size: 24}]`; 32 pixels in what is left."""
+    progressive_resizing: tuple[ResizeStage, ...] = ()
+    """Smaller images first, for example `[{until: 0.5, size: 24}]`; the full size for the rest of the epochs."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
-    """Judge and keep a moving average of the weights with this decay; 0: the weights themselves."""
+    """Decay of an exponential moving average of the weights, which is then evaluated and saved; 0: no average."""
     mixup_alpha: float = Field(0.0, ge=0)
     cutmix_alpha: float = Field(0.0, ge=0)
     whiten_bias_epochs: int | None = Field(None, ge=0)
-    """Freeze the bias of a whitening layer after so many epochs; not set: never."""
+    """Epochs after which the bias of a whitening layer is frozen (airbench); null: never."""
 
-    def image_size(self, epoch: int) -> int:
-        """Return the height and width of the pictures in an epoch (from 0)."""
-        return next((part.size for part in self.image_sizes if epoch < part.until * self.epochs), 32)
+    def image_size(self, epoch: int, full_size: int) -> int:
+        """Return height and width of the training images in an epoch (from 0)."""
+        return next((s.size for s in self.progressive_resizing if epoch < s.until * self.epochs), full_size)
 
     @model_validator(mode="after")
-    def _sizes_follow_each_other(self) -> "TrainConfig":
-        ends = [part.until for part in self.image_sizes]
+    def _require_rising_stages(self) -> "TrainConfig":
+        ends = [stage.until for stage in self.progressive_resizing]
         if ends != sorted(set(ends)):
-            raise ValueError(f"image_sizes end at {ends}, expected rising shares of the epochs")
+            raise ValueError(f"the stages of progressive_resizing end at {ends}, expected rising fractions")
         return self
 
     @model_validator(mode="after")
-    def _mixing_needs_even_batches(self) -> "TrainConfig":
+    def _require_even_batches_for_mixing(self) -> "TrainConfig":
         if (self.mixup_alpha or self.cutmix_alpha) and self.batch_size % 2:
             raise ValueError(f"mixup and cutmix pair the images of a batch: batch_size {self.batch_size} must be even")
         return self
 
 
-class MemberConfig(Strict):
-    """One kind of network in the ensemble, trained once on each fold."""
+class MemberConfig(BaseConfig):
+    """A member of the ensemble: one model, trained once per fold."""
 
     model: ModelConfig = ModelConfig()
-    alternate_mirror: bool = False
-    """Mirror each image in every other epoch, the first by chance: both faces are seen equally often (airbench)."""
+    alternating_flip: bool = False
+    """Flip each image horizontally in every other epoch, starting at random (airbench)."""
     augment: tuple[AugmentStep, ...] = ()
     train: TrainConfig = TrainConfig()
 
 
-class SelectiveConfig(Strict):
-    """Fewer passes (fold x view) for test images whose answer is clear after the first of them."""
+class CascadeConfig(BaseConfig):
+    """Adaptive inference: test images exit early, with fewer forward passes, once their prediction is settled."""
 
-    max_loss: float = Field(0.0005, ge=0, le=1)
-    """The accuracy that may be lost by it, as expected for images like the held-out ones."""
-    max_passes: float = Field(8.0, gt=0)
-    """At most so many passes on average, whatever is lost: the test images may be stranger than the training images."""
-    sample: int = Field(2000, ge=10)
-    """Test images that get everything, to find out which others need it."""
-
-
-class PredictConfig(Strict):
-    """How probabilities are made, the same for validation and test."""
-
-    views: Literal["identity", "mirror", "mirror_shift"] = "mirror"
-    """`mirror` averages 2 views of an image, `mirror_shift` 6 (mirrored, and shifted by one pixel)."""
-    selective: SelectiveConfig | None = SelectiveConfig()
-    """null: every test image gets every fold and view."""
+    max_accuracy_drop: float = Field(0.0005, ge=0, le=1)
+    """Expected loss of accuracy against the full ensemble, on images distributed like the validation images."""
+    max_forward_passes: float = Field(8.0, gt=0)
+    """Compute budget: mean forward passes (models x TTA views) per image; the test set may be out of distribution."""
+    calibration_size: int = Field(2000, ge=10)
+    """Test images that get the full ensemble, to fit the exit thresholds."""
 
 
-class MachineConfig(Strict):
-    """What the machine does; none of it is part of the recipe."""
+class PredictConfig(BaseConfig):
+    """Inference, the same for validation and test."""
+
+    tta: Literal["none", "flip", "flip_translate"] = "flip"
+    """Test-time augmentation: `flip` averages 2 views, `flip_translate` 6 (flipped, and translated by one pixel)."""
+    cascade: CascadeConfig | None = CascadeConfig()
+    """null: every test image gets the full ensemble."""
+
+
+class MachineConfig(BaseConfig):
+    """Hardware settings; not part of the experiment."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     num_threads: int = Field(0, ge=0)
-    """0: as many as the process has cores."""
+    """0: the number of available cores."""
     gpu_share: float = Field(1.0, gt=0, le=1)
-    """On a cluster with GPUs: the part of one that a job takes; 0.5 puts two jobs on each."""
+    """On a cluster with GPUs: fraction of a GPU per job; 0.5 runs two jobs on each."""
     shared_dir: Path | None = None
     """On a cluster: a folder that all nodes see under this path; results travel as files in it, not in messages."""
     num_workers: int = Field(0, ge=0)
-    """Processes that augment images beside the training, at most one a core; the pixels are the same for any number."""
-    predict_batch: int = Field(0, ge=0)
-    """Images that are predicted at a time; 0: 64 on a CPU, 2,048 elsewhere."""
+    """Data-loading processes, at most one per core; the augmented images are the same for any number."""
+    predict_batch_size: int = Field(0, ge=0)
+    """0: 64 on a CPU, 2,048 elsewhere."""
     compile: Literal["auto", "on", "off"] = "auto"
     """`torch.compile`, once for all folds; auto: on CUDA. On a CPU it needs a C++ compiler and gains nothing."""
     autocast: Literal["auto", "bf16", "off"] = "auto"
-    """Mixed precision; auto: bf16 where the device multiplies in it (CUDA, and CPUs with AVX512-BF16 or AMX)."""
+    """Mixed precision; auto: bf16 where the hardware multiplies in it (CUDA, and CPUs with AVX512-BF16 or AMX)."""
 
 
-class LogConfig(Strict):
-    """What else is written down while it runs; none of it is part of the recipe."""
+class LogConfig(BaseConfig):
+    """Logging; not part of the experiment."""
 
     tensorboard: bool = False
-    """The histories also as TensorBoard's event files, in each fold's folder; needs `pip install tensorboard`."""
+    """Write TensorBoard event files into each fold's folder; needs `pip install tensorboard`."""
 
 
-class Config(Strict):
-    """A whole recipe with the machine it runs on."""
+class Config(BaseConfig):
+    """An experiment, and the machine that it runs on."""
 
     seed: int = Field(0, ge=0, lt=2**32)
     images: ImagesConfig = ImagesConfig()
     folds: FoldsConfig = FoldsConfig()
-    members: dict[FolderName, MemberConfig] = Field(default={"whitened_cnn": MemberConfig()}, min_length=1)
+    members: dict[FolderName, MemberConfig] = Field(default={"airbench94": MemberConfig()}, min_length=1)
     predict: PredictConfig = PredictConfig()
     machine: MachineConfig = MachineConfig()
     log: LogConfig = LogConfig()
 
-    def recipe(self) -> Json:
-        """Return what makes the numbers of a run: everything but places, logs and the machine's settings."""
+    def experiment(self) -> Json:
+        """Return what determines the results: everything but paths, logging and hardware settings."""
         return self.model_dump(mode="json", exclude={"images", "machine", "log"})
 
     def to_yaml(self) -> str:

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-OnImages = Callable[[int, int], None]  # hears how many images are done, and of how many
+ProgressCallback = Callable[[int, int], None]  # hears how many images are done, and of how many
 
 console = Console(stderr=True)
 log = logging.getLogger("pipeline")
@@ -38,14 +38,14 @@ def set_up_logging(*, quiet: bool = False) -> None:
     log.propagate = False
 
 
-def unseen(_done: int, _total: int) -> None:
+def no_progress(_done: int, _total: int) -> None:
     """Show nothing."""
 
 
 class Bar:
     """One part of a job in the view: call it with how many images are done, and of how many (in all the epochs)."""
 
-    def __init__(self, view: "LiveView", task: TaskID, title: str, epochs: int, work: float, share: float) -> None:
+    def __init__(self, view: "ProgressDisplay", task: TaskID, title: str, epochs: int, work: float, share: float) -> None:
         self._view, self._task, self._title, self._epochs, self._work = view, task, title, epochs, work
         self._said = ""
         self.share = share
@@ -63,7 +63,7 @@ class Bar:
         self._said = f", {text}"
 
 
-class LiveView:
+class ProgressDisplay:
     """What runs now, and how far the whole job is. `work` is the sum of all parts' work, in any unit."""
 
     def __init__(self, progress: Progress, work: float) -> None:
@@ -105,7 +105,7 @@ class LiveView:
 
 
 @contextmanager
-def live_view(work: float = 0.0) -> Iterator[LiveView]:
+def progress_display(work: float = 0.0) -> Iterator[ProgressDisplay]:
     """Give a view of a job; on anything but a terminal it shows nothing and only knows the time left."""
     columns = (
         TextColumn("{task.description}"),
@@ -116,7 +116,7 @@ def live_view(work: float = 0.0) -> Iterator[LiveView]:
     )
     hidden = console.quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        yield LiveView(progress, work)
+        yield ProgressDisplay(progress, work)
 
 
 class _Speed(ProgressColumn):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import RunError
-from pipeline.runs.ledger import Row
+from pipeline.ledger import Row
 
 COLUMNS = tuple(field.name for field in fields(Row))
 

@@ -14,7 +14,7 @@ import py7zr
 import pytest
 
 from pipeline.competition import drawn, pictures, source
-from pipeline.competition.facts import ZIP_NAME
+from pipeline.task import ZIP_NAME
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline.cli does, before torch is loaded
 
@@ -41,7 +41,7 @@ def _no_notebook_mount(monkeypatch, tmp_path):
 def zip_folder(tmp_path_factory):
     """A folder with cifar-10.zip as the client leaves it."""
     folder = tmp_path_factory.mktemp("zip")
-    drawn.draw_competition(folder, num_train=NUM_TRAIN, num_test=NUM_TEST, seed=1)
+    drawn.make_synthetic_dataset(folder, num_train=NUM_TRAIN, num_test=NUM_TEST, seed=1)
     return folder
 
 
@@ -66,10 +66,10 @@ def images_folder(archives_folder, tmp_path_factory):
     return folder
 
 
-RECIPE = """
+CONFIG = """
 members:
   net:
-    model: {name: whitened_cnn, params: {widths: [4, 8, 8]}}
+    model: {name: airbench94, params: {widths: [4, 8, 8]}}
     augment:
       - {name: HorizontalFlip, params: {p: 0.5}}
     train: {epochs: 2, batch_size: 32, optimizer: {muon: {lr: 0.1}}}
@@ -85,7 +85,7 @@ predict: {selective: {sample: 12}}
 def whole_run(zip_folder, tmp_path_factory):
     """A folder with a recipe and a finished run, never stopped."""
     folder = tmp_path_factory.mktemp("job")
-    (folder / "tiny.yaml").write_text(RECIPE)
+    (folder / "tiny.yaml").write_text(CONFIG)
     command = [sys.executable, ROOT / "run.py", "all", "--config", "tiny.yaml", "--input", str(zip_folder)]
     refused = os.environ | {"REFUSED_CONNECTIONS": str(folder / "refused_connections")}
     done = subprocess.run(command, cwd=folder, env=refused, capture_output=True, text=True, timeout=200, check=False)

@@ -4,8 +4,8 @@ from functools import partial
 import py7zr
 import pytest
 
-from pipeline.competition.archive import SevenZip
-from pipeline.competition.drawn import write_archive
+from pipeline.data.archive import SevenZip
+from pipeline.demo.dataset import write_archive
 from pipeline.errors import InputError
 
 MEMBERS = {f"test/{i}.png": bytes([i % 256]) * (i * 7 + 1) + b"tail" for i in range(1, 400)}

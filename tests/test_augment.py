@@ -7,7 +7,7 @@ import torch
 from pipeline.config import AugmentStep
 from pipeline.errors import ConfigError
 from pipeline.learning.augment import ALLOWED, Augmentation
-from pipeline.learning.dataset import MEAN, STD, AugmentedImages, EpochBatches, TrainLoader, normalize
+from pipeline.learning.dataset import MEAN, STD, AugmentedImages, EpochBatchSampler, TrainLoader, normalize
 
 STEPS = [
     AugmentStep(name="Pad", params={"padding": 4, "border_mode": "reflect", "p": 1.0}),
@@ -84,7 +84,7 @@ def test_no_epoch_repeats_another():
 
 
 def test_alternating_mirrors_show_both_faces_in_turn():
-    dataset = AugmentedImages(IMAGES, CLASSES, [], 3, alternate_mirror=True)
+    dataset = AugmentedImages(IMAGES, CLASSES, [], 3, alternating_flip=True)
     epochs = [dataset.__getitems__([(epoch, row) for row in range(64)])[0].numpy() for epoch in range(3)]
     begin_mirrored = [np.array_equal(seen, image[:, ::-1]) for seen, image in zip(epochs[0], IMAGES, strict=True)]
 
@@ -94,7 +94,7 @@ def test_alternating_mirrors_show_both_faces_in_turn():
 
 
 def test_every_image_comes_once_in_an_epoch_and_in_another_order_in_the_next():
-    keys = EpochBatches(70, 16, 1)
+    keys = EpochBatchSampler(70, 16, 1)
     orders = []
     for keys.epoch in (0, 1):
         orders.append([row for batch in keys for _, row in batch])
@@ -106,7 +106,7 @@ def test_every_image_comes_once_in_an_epoch_and_in_another_order_in_the_next():
 
 
 def test_fewer_images_than_a_batch_are_one_batch():
-    assert [len(batch) for batch in EpochBatches(10, 512, 0)] == [10]
+    assert [len(batch) for batch in EpochBatchSampler(10, 512, 0)] == [10]
 
 
 def test_normalised_by_channel_and_channels_last():

@@ -8,7 +8,7 @@ import pytest
 from conftest import NUM_TRAIN
 
 from pipeline.cli import main
-from pipeline.competition.facts import TRAIN_LABELS_CSV
+from pipeline.task import TRAIN_LABELS_CSV
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import NUM_TEST, NUM_TRAIN, RECIPE, ROOT
-from faults.harness import hear_interrupts
+from conftest import NUM_TEST, NUM_TRAIN, CONFIG, ROOT
+from faults.harness import restore_interrupts
 
-from pipeline.competition.facts import CLASS_NAMES
+from pipeline.task import CLASS_NAMES
 
 pytestmark = pytest.mark.slow
 
@@ -155,7 +155,7 @@ def test_an_interrupt_tells_how_to_go_on(whole_run, zip_folder, tmp_path):
     shutil.copy(folder / "tiny.yaml", tmp_path)
     command = [sys.executable, ROOT / "run.py", "train", "--config", "tiny.yaml", "--input", str(zip_folder)]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=-1, stderr=-1, text=True, preexec_fn=hear_interrupts
+        command, cwd=tmp_path, stdout=-1, stderr=-1, text=True, preexec_fn=restore_interrupts
     ) as process:
         said = []
         for line in process.stderr:
@@ -169,7 +169,7 @@ def test_an_interrupt_tells_how_to_go_on(whole_run, zip_folder, tmp_path):
 
 
 def test_torchvisions_batches_bring_a_test_accuracy(run_py, tmp_path, batches_folder):
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
     done = run_py("all", "--config", "tiny.yaml", "--input", batches_folder.parent)
 
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,7 @@ from pipeline.learning.flops import prediction_flop, training_flop
 
 
 def member(**train):
-    return MemberConfig.model_validate({"model": {"name": "whitened_cnn"}, "train": {"epochs": 8, **train}})
+    return MemberConfig.model_validate({"model": {"name": "airbench94"}, "train": {"epochs": 8, **train}})
 
 
 def test_airbench94_takes_what_its_authors_say():
@@ -23,7 +23,7 @@ def test_views_multiply_the_prediction():
 
 def test_smaller_pictures_and_a_frozen_first_layer_take_less():
     whole = training_flop(member(), 1024)
-    small = training_flop(member(image_sizes=[{"until": 0.5, "size": 16}]), 1024)
+    small = training_flop(member(progressive_resizing=[{"until": 0.5, "size": 16}]), 1024)
     frozen = training_flop(member(whiten_bias_epochs=4), 1024)
 
     assert 0.55 * whole < small < 0.7 * whole

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.competition.facts import CLASS_NAMES
-from pipeline.competition.pictures import draw_image
+from pipeline.task import CLASS_NAMES
+from pipeline.demo.images import draw_image
 from pipeline.errors import InputError
 from pipeline.learning.duplicates import count_duplicates, find_groups
 from pipeline.learning.folds import make_folds

@@ -17,22 +17,22 @@ import pytest
 import torch
 from test_png import IMAGE, PNG, chunk
 
-from pipeline.competition.batches import load_batch
-from pipeline.competition.drawn import draw_competition, write_archive
-from pipeline.competition.facts import TRAIN_LABELS_CSV, ZIP_NAME
-from pipeline.competition.images import prepare_images
-from pipeline.competition.labels import parse_labels
-from pipeline.competition.png import decode_png
-from pipeline.competition.prepare import prepare
-from pipeline.competition.seven_zip_header import START
-from pipeline.competition.source import find_source
-from pipeline.competition.submission import check_submission
+from pipeline.data.torchvision_files import load_batch
+from pipeline.demo.dataset import make_synthetic_dataset, write_archive
+from pipeline.task import TRAIN_LABELS_CSV, ZIP_NAME
+from pipeline.data.image_cache import prepare_images
+from pipeline.data.labels import parse_labels
+from pipeline.data.decode import decode_png
+from pipeline.data.prepare import prepare
+from pipeline.data.seven_zip_header import START
+from pipeline.data.source import find_source
+from pipeline.submission.csv_file import check_submission
 from pipeline.config import MemberConfig, ModelConfig
 from pipeline.errors import ConfigError, InputError, RunError, TrainingError
 from pipeline.learning.train import build_model
-from pipeline.recipes import load_config, parse_yaml
+from pipeline.config_files import load_config, parse_yaml
 from pipeline.runs.fold_folder import FoldFolder
-from pipeline.runs.folder import RunFolder
+from pipeline.runs.run_folder import RunFolder
 from pipeline.runs.prediction_files import load_predictions
 
 SECONDS, GIGABYTE = 1.0, 1 << 30
@@ -64,7 +64,7 @@ def refused(error, message):
 def folder(tmp_path):
     """An input folder with something beside it that must stay as it is, and nothing new beside it."""
     place = tmp_path / "input"
-    draw_competition(place, num_train=10, num_test=5)
+    make_synthetic_dataset(place, num_train=10, num_test=5)
     (tmp_path / "beside").write_text("untouched")
     yield place
     assert sorted(os.listdir(tmp_path)) == ["beside", "input"]
@@ -541,7 +541,7 @@ def test_arrays_that_lie_are_refused(tmp_path, header):
     with refused(RunError, r"p\.npz is damaged"):
         load_predictions(tmp_path / "p.npz")
 
-    draw_competition(tmp_path / "input", num_train=10, num_test=5)
+    make_synthetic_dataset(tmp_path / "input", num_train=10, num_test=5)
     prepare(tmp_path / "input", tmp_path / "cache")
     for name in ("ids.npy", "images.npy"):
         good = (tmp_path / "cache" / "train" / name).read_bytes()

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.competition.facts import CLASS_NAMES
-from pipeline.competition.labels import parse_labels
+from pipeline.task import CLASS_NAMES
+from pipeline.data.labels import parse_labels
 from pipeline.errors import InputError
 
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.errors import RunError
-from pipeline.runs.ledger import Ledger, Upload
+from pipeline.ledger import Ledger, Upload
 from pipeline.runs_table import print_runs, runs_table, sorted_runs
 
 

@@ -3,11 +3,11 @@ import pytest
 import timm
 import torch
 
-from pipeline.competition.pictures import draw_image
+from pipeline.demo.images import draw_image
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.learning.dataset import normalize
-from pipeline.learning.models import WhitenedCNN, create_model
+from pipeline.learning.models import Airbench, create_model
 
 IMAGES = torch.from_numpy(np.stack([draw_image(i % 10, np.random.default_rng(i)) for i in range(40)]))
 BATCH = normalize(IMAGES, torch.device("cpu"))
@@ -17,9 +17,9 @@ BATCH = normalize(IMAGES, torch.device("cpu"))
     ("name", "params"),
     [
         ("tutorial_cnn", {}),
-        ("whitened_cnn_small", {}),
-        ("whitened_cnn", {"depth": 3}),
-        ("whitened_cnn_large", {"widths": [8, 16, 24]}),
+        ("airbench94_small", {}),
+        ("airbench94", {"depth": 3}),
+        ("airbench95", {"widths": [8, 16, 24]}),
         ("test_resnet", {}),
         ("test_vit", {"img_size": 32, "patch_size": 4}),
     ],
@@ -54,13 +54,13 @@ def test_the_tutorials_net_is_the_tutorials():
     assert sum(weight.numel() for weight in create_model(ModelConfig(name="tutorial_cnn")).parameters()) == 62_006
 
 
-@pytest.mark.parametrize(("name", "num_weights"), [("whitened_cnn", 1_972_792), ("whitened_cnn_small", 1_089_720)])
+@pytest.mark.parametrize(("name", "num_weights"), [("airbench94", 1_972_792), ("airbench94_small", 1_089_720)])
 def test_the_whitened_nets_have_airbenchs_size(name, num_weights):
     assert sum(weight.numel() for weight in create_model(ModelConfig(name=name)).parameters()) == num_weights
 
 
 def test_the_first_layer_whitens_and_learns_no_filters():
-    net = WhitenedCNN()
+    net = Airbench()
     net.whiten(BATCH)
     with torch.no_grad():
         out = net.stem(BATCH)[:, :12].permute(1, 0, 2, 3).reshape(12, -1).double()
@@ -72,14 +72,14 @@ def test_the_first_layer_whitens_and_learns_no_filters():
 
 
 def test_a_group_begins_as_the_identity():
-    conv = WhitenedCNN().groups[1].conv1
+    conv = Airbench().groups[1].conv1
     x = torch.randn(1, 64, 8, 8)
 
     assert torch.allclose(conv(x)[:, :64], x, atol=1e-5)
 
 
 def test_a_frozen_whitening_needs_no_gradient():
-    net = WhitenedCNN()
+    net = Airbench()
     net.freeze_whitening()
 
     assert not net.stem(BATCH[:1]).requires_grad
@@ -91,7 +91,7 @@ def test_a_frozen_whitening_needs_no_gradient():
     [
         (ModelConfig(name="resnet_eighteen"), r"timm has no 'resnet_eighteen'; near: "),
         (ModelConfig(name="resnet18", params={"widths": [1]}), r"model\.params: resnet18 does not take them: .*widths"),
-        (ModelConfig(name="whitened_cnn", params={"depth": 5}), r"depth: found 5, expected 2 or 3"),
+        (ModelConfig(name="airbench94", params={"depth": 5}), r"depth: found 5, expected 2 or 3"),
         (ModelConfig(name="tutorial_cnn", pretrained=True), r"tutorial_cnn has no pretrained weights"),
     ],
 )

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipeline.config import OptimizerConfig, ScheduleConfig
-from pipeline.learning.models import WhitenedCNN
+from pipeline.learning.models import Airbench
 from pipeline.learning.optim import lr_fraction, make_optimizers, set_learning_rates
 
 
@@ -31,7 +31,7 @@ def test_the_rate_is_a_pure_function_of_the_step(schedule, table):
 
 
 def groups_of(config):
-    model = WhitenedCNN(widths=(4, 5, 6))
+    model = Airbench(widths=(4, 5, 6))
     names = {id(weight): name for name, weight in model.named_parameters()}
     optimizers = make_optimizers(model, config)
     return optimizers, [
@@ -75,7 +75,7 @@ def test_muons_step_has_the_size_of_its_rate():
     """A whitened update turns every direction alike: its singular values are near 1."""
     torch.manual_seed(0)
     weight = torch.nn.Conv2d(16, 8, 3, bias=False)
-    (muon,) = make_optimizers(weight, OptimizerConfig(muon={"lr": 0.1, "num_iterations": 5}))
+    (muon,) = make_optimizers(weight, OptimizerConfig(muon={"lr": 0.1, "ns_steps": 5}))
     weight.weight.grad = torch.randn_like(weight.weight)
     normalized = weight.weight.detach() * 8**0.5 / weight.weight.detach().norm()
     muon.step()

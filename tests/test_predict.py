@@ -10,7 +10,7 @@ from pipeline.config import ModelConfig
 from pipeline.learning.dataset import normalize
 from pipeline.learning.device import Machine
 from pipeline.learning.models import ShiftNorm, create_model
-from pipeline.learning.predict import for_inference, predict, predict_logits, views_of
+from pipeline.learning.predict import for_inference, predict, predict_logits, tta_views
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(23, 32, 32, 3), dtype=np.uint8)
 
@@ -25,7 +25,7 @@ class Probe(nn.Module):
 def trained_net(depth):
     """A net whose norms have seen something."""
     torch.manual_seed(0)
-    model = create_model(ModelConfig(name="whitened_cnn", params={"widths": [8, 16, 16], "depth": depth}))
+    model = create_model(ModelConfig(name="airbench94", params={"widths": [8, 16, 16], "depth": depth}))
     for norm in (module for module in model.modules() if isinstance(module, ShiftNorm)):
         nn.init.normal_(norm.running_mean)
         nn.init.uniform_(norm.running_var, 0.2, 4)
@@ -36,7 +36,7 @@ def trained_net(depth):
 @pytest.mark.parametrize(("name", "num"), [("identity", 1), ("mirror", 2), ("mirror_shift", 6)])
 def test_views_and_their_weights(name, num):
     images = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).float()
-    views = views_of(name)
+    views = tta_views(name)
     found = [view.of(images) for view in views]
 
     assert len(found) == num
@@ -87,7 +87,7 @@ def test_folded_norms_change_nothing_but_the_rounding(depth):
     folded = for_inference(model, Machine())
     with torch.inference_mode():
         expected = model.eval()(normalize(torch.from_numpy(IMAGES), torch.device("cpu"))).numpy()
-    found = predict_logits(folded, IMAGES, views_of("identity"), Machine())
+    found = predict_logits(folded, IMAGES, tta_views("identity"), Machine())
 
     assert not any(isinstance(module, ShiftNorm) for module in folded.modules())
     assert np.array_equal(found.argmax(1), expected.argmax(1))

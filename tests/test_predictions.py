@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pipeline.learning.ensemble import find_temperature, find_weights
+from pipeline.ensemble import find_temperature, find_weights
 from pipeline.predictions import Predictions, blend, join, mean_of_logits, weighted_mean
 
 RNG = np.random.default_rng(0)

@@ -3,9 +3,9 @@ import time
 
 import pytest
 
-from pipeline.competition import prepare as module
-from pipeline.competition.facts import Split
-from pipeline.competition.prepare import prepare
+from pipeline.data import prepare as module
+from pipeline.task import Split
+from pipeline.data.prepare import prepare
 from pipeline.errors import InputError
 
 
@@ -41,4 +41,4 @@ def test_nobody_waits_for_the_other_split_after_a_fault(zip_folder, tmp_path, mo
     with pytest.raises(type(fault)):
         prepare(zip_folder, tmp_path)
 
-    assert ended == ["_StoppedError"]
+    assert ended == ["_CancelledError"]

@@ -22,7 +22,7 @@ def screen(monkeypatch):
 
 
 def show_a_fold():
-    with progress.live_view(1000.0) as view:
+    with progress.progress_display(1000.0) as view:
         with view.bar("net fold 0", epochs=4, work=500.0) as bar:
             for done in range(100, 401, 100):
                 bar.say(f"loss {done}")
@@ -69,7 +69,7 @@ def test_quiet_shows_neither_bars_nor_lines_but_warnings(screen, capsys):
 def test_the_time_left_is_that_of_all_work_at_the_speed_so_far(monkeypatch):
     now = 100.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    view = progress.LiveView(Progress(disable=True), 1000.0)
+    view = progress.ProgressDisplay(Progress(disable=True), 1000.0)
     assert view.time_left() is None
     with view.bar("resumed fold", epochs=4, work=400.0, share_before=0.5) as bar:
         assert view.time_left() is None  # what an earlier call did says nothing of the speed
@@ -83,6 +83,6 @@ def test_the_time_left_is_that_of_all_work_at_the_speed_so_far(monkeypatch):
 
 @pytest.mark.parametrize("value", [(0, 5), (5, 5)])
 def test_unseen_shows_nothing(capsys, value):
-    progress.unseen(*value)
+    progress.no_progress(*value)
 
     assert capsys.readouterr() == ("", "")

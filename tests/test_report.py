@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.competition.facts import CLASS_NAMES
+from pipeline.task import CLASS_NAMES
 from pipeline.config import Config
 from pipeline.learning.metrics import score, score_by_class
 from pipeline.predictions import Predictions, blend
@@ -19,21 +19,21 @@ from pipeline.report.blocks import (
     Matrix,
     Number,
     Page,
-    Picture,
+    Image_,
     Section,
     Strip,
     Table,
     Text,
 )
-from pipeline.report.facts import Predicted, RunFacts
+from pipeline.report.run_data import Predicted, RunData
 from pipeline.report.galleries import duplicates, errors, label_errors, test_images, training_images
 from pipeline.report.overview import all_runs_page
 from pipeline.report.page import render
-from pipeline.report.pictures import as_data_uri
+from pipeline.report.images import as_data_uri
 from pipeline.report.run_page import headline, repeat, run_page
 from pipeline.report.scores import calibrated, classes, confusion, curves, folds, members
-from pipeline.runs.folder import FoldTable
-from pipeline.runs.ledger import Row, Upload
+from pipeline.runs.run_folder import FoldTable
+from pipeline.ledger import Row, Upload
 
 test_images.__test__ = False  # a section, and none of pytest's
 N, NUM_TEST = 300, 80
@@ -67,8 +67,8 @@ def facts():
     config = Config.model_validate(
         {
             "members": {
-                "good": {"train": {"epochs": 2, "batch_size": 32, "image_sizes": [{"until": 0.5, "size": 16}]}},
-                "fair": {"alternate_mirror": True, "train": {"epochs": 2, "batch_size": 32}},
+                "good": {"train": {"epochs": 2, "batch_size": 32, "progressive_resizing": [{"until": 0.5, "size": 16}]}},
+                "fair": {"alternating_flip": True, "train": {"epochs": 2, "batch_size": 32}},
             },
             "folds": {"num_folds": 3},
         }
@@ -95,7 +95,7 @@ def facts():
     test_ids = np.arange(1, NUM_TEST + 1)
     passes = np.where(test_ids % 4 == 0, 12, 2)
     agreement = {"images": NUM_TEST, "nets": ["good fold 0", "fair fold 0"], "shares": [[1.0, 0.6], [0.6, 1.0]]}
-    return RunFacts(
+    return RunData(
         name="tiny",
         config=config,
         metrics=metrics,
@@ -133,8 +133,8 @@ def looks_like(picture, image):
 def test_a_picture_is_its_image():
     one, other = smooth_images(2, 9)
 
-    assert looks_like(Picture(as_data_uri(one), ""), one)
-    assert not looks_like(Picture(as_data_uri(one), ""), other)
+    assert looks_like(Image_(as_data_uri(one), ""), one)
+    assert not looks_like(Image_(as_data_uri(one), ""), other)
 
 
 def test_the_headline_says_accuracy_interval_and_what_to_expect(facts):
@@ -318,7 +318,7 @@ def test_a_figure_takes_its_colours_from_the_page():
 
 
 def hostile_page():
-    picture = Picture(as_data_uri(smooth_images(1, 1)[0]), HOSTILE, HOSTILE)
+    picture = Image_(as_data_uri(smooth_images(1, 1)[0]), HOSTILE, HOSTILE)
     blocks = [
         Text(HOSTILE),
         Code(HOSTILE, HOSTILE),

@@ -9,11 +9,11 @@ import py7zr
 import pytest
 from conftest import NUM_TEST, NUM_TRAIN
 
-from pipeline.competition import source as source_module
-from pipeline.competition.drawn import encode_png, write_archive
-from pipeline.competition.facts import SAMPLE_SUBMISSION_CSV, TRAIN_LABELS_CSV, ZIP_NAME
-from pipeline.competition.pictures import draw_image
-from pipeline.competition.source import find_source
+from pipeline.data import source as source_module
+from pipeline.demo.dataset import encode_png, write_archive
+from pipeline.task import SAMPLE_SUBMISSION_CSV, TRAIN_LABELS_CSV, ZIP_NAME
+from pipeline.demo.images import draw_image
+from pipeline.data.source import find_source
 from pipeline.errors import InputError
 
 

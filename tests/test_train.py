@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.competition.pictures import draw_image
+from pipeline.demo.images import draw_image
 from pipeline.config import MemberConfig
 from pipeline.errors import TrainingError
 from pipeline.learning.device import Machine
-from pipeline.learning.models import WhitenedCNN
+from pipeline.learning.models import Airbench
 from pipeline.learning.predict import predict
 from pipeline.learning.train import TrainState, build_model, train_fold
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 MACHINE = Machine()
 
 MUON = {
-    "model": {"name": "whitened_cnn", "params": {"widths": [4, 8, 8]}},
+    "model": {"name": "airbench94", "params": {"widths": [4, 8, 8]}},
     "augment": [{"name": "HorizontalFlip", "params": {"p": 0.5}}],
     "train": {"epochs": 4, "batch_size": 32, "label_smoothing": 0.1, "optimizer": {"muon": {"lr": 0.1}}},
 }
@@ -27,7 +27,7 @@ EMA_AND_MIXES = {
     "model": {"name": "test_resnet", "params": {"drop_rate": 0.2}},
     "train": {"epochs": 4, "batch_size": 32, "ema_decay": 0.9, "mixup_alpha": 0.5, "cutmix_alpha": 1.0},
 }
-GROWING = {**MUON, "alternate_mirror": True, "train": {**MUON["train"], "image_sizes": [{"until": 0.5, "size": 24}]}}
+GROWING = {**MUON, "alternating_flip": True, "train": {**MUON["train"], "progressive_resizing": [{"until": 0.5, "size": 24}]}}
 FREEZING = {**MUON, "train": {**MUON["train"], "whiten_bias_epochs": 2}}
 
 
@@ -105,8 +105,8 @@ def test_a_frozen_whitening_bias_stays():
 
 def test_pictures_grow_as_the_recipe_says(monkeypatch):
     seen = []
-    forward = WhitenedCNN.forward
-    monkeypatch.setattr(WhitenedCNN, "forward", lambda net, x: seen.append(tuple(x.shape[-2:])) or forward(net, x))
+    forward = Airbench.forward
+    monkeypatch.setattr(Airbench, "forward", lambda net, x: seen.append(tuple(x.shape[-2:])) or forward(net, x))
     states(GROWING)
 
     assert seen == [(24, 24)] * 6 + [(32, 32)] * 6

@@ -34,12 +34,12 @@ class AugmentedImages(Dataset[Batch]):
         augment: Sequence[AugmentStep],
         seed: int,
         *,
-        alternate_mirror: bool = False,
+        alternating_flip: bool = False,
     ) -> None:
         self._images, self._classes, self._seed = images, classes, seed
         self._augmentation = Augmentation(augment)
         coins = np.random.default_rng(derive_seed(seed, "mirror")).integers(2, size=len(images))
-        self._first_mirrored = coins if alternate_mirror else None
+        self._first_mirrored = coins if alternating_flip else None
 
     def __len__(self) -> int:
         return len(self._images)
@@ -57,7 +57,7 @@ class AugmentedImages(Dataset[Batch]):
         return torch.from_numpy(images), torch.from_numpy(self._classes[rows])
 
 
-class EpochBatches:
+class EpochBatchSampler:
     """The keys of the batches of one epoch, in an order that the seed and the epoch give; no short last batch."""
 
     def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
@@ -74,7 +74,7 @@ class EpochBatches:
 
 
 @contextmanager
-def worker_deaths_told() -> Iterator[None]:
+def dataloader_errors() -> Iterator[None]:
     """Turn the death of a data worker, which torch raises wherever the main thread is, into a TrainingError."""
     try:
         yield
@@ -91,11 +91,11 @@ class TrainLoader:
     """Batches of augmented images, epoch by epoch."""
 
     def __init__(self, dataset: AugmentedImages, batch_size: int, seed: int, num_workers: int) -> None:
-        self._dataset, self._batches = dataset, EpochBatches(len(dataset), batch_size, seed)
+        self._dataset, self._batches = dataset, EpochBatchSampler(len(dataset), batch_size, seed)
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,
             batch_sampler=self._batches,
-            collate_fn=_as_it_is,
+            collate_fn=identity_collate,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
         )
@@ -117,7 +117,7 @@ class TrainLoader:
         return None
 
 
-def _as_it_is(batch: Any) -> Any:
+def identity_collate(batch: Any) -> Any:
     return batch
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import MemberConfig, ModelConfig
-from pipeline.learning.models import NUM_CLASSES, WhitenedCNN, create_model
-from pipeline.learning.predict import Views, views_of
+from pipeline.learning.models import NUM_CLASSES, Airbench, create_model
+from pipeline.learning.predict import TTA, tta_views
 
 BATCH = 4  # enough for batch norm; the count is divided by it
 FULL_SIZE = 32
@@ -26,9 +26,9 @@ def training_flop(member: MemberConfig, *num_images: int) -> float:
     return total
 
 
-def prediction_flop(member: MemberConfig, views: Views, num_images: int) -> float:
+def prediction_flop(member: MemberConfig, views: TTA, num_images: int) -> float:
     """Return the operations of predicting so many images with all views."""
-    return pass_flop(member) * len(views_of(views)) * num_images
+    return pass_flop(member) * len(tta_views(views)) * num_images
 
 
 def pass_flop(member: MemberConfig) -> float:
@@ -43,7 +43,7 @@ def _count(config: str, size: int, *, backward: bool, is_frozen: bool) -> float:
     Building a net to count takes tenths of a second, and every fold and every slice of test images asks.
     """
     model = create_model(ModelConfig.model_validate_json(config)).train(backward)
-    if is_frozen and isinstance(model, WhitenedCNN):
+    if is_frozen and isinstance(model, Airbench):
         model.freeze_whitening()
     images, classes = torch.zeros(BATCH, 3, size, size), torch.arange(BATCH) % NUM_CLASSES
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):

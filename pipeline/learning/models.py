@@ -78,7 +78,7 @@ class ConvGroup(nn.Module):
         return self.act(x)
 
 
-class WhitenedCNN(nn.Module):
+class Airbench(nn.Module):
     """The structure of airbench (Jordan 2024, arXiv 2404.00498; github.com/KellerJordan/cifar10-airbench).
 
     A frozen first layer whitens 2x2 patches; `whiten` sets it from the training images of the fold.
@@ -133,7 +133,7 @@ def _own_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in kwargs.items() if k not in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")}
 
 
-def _no_weights(name: str, pretrained: bool) -> None:
+def _reject_pretrained(name: str, pretrained: bool) -> None:
     if pretrained:
         raise ConfigError(f"{name} has no pretrained weights; set model.pretrained: false")
 
@@ -141,31 +141,31 @@ def _no_weights(name: str, pretrained: bool) -> None:
 @register_model
 def tutorial_cnn(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """The PyTorch tutorial's net, 62,006 weights."""
-    _no_weights("tutorial_cnn", pretrained)
+    _reject_pretrained("tutorial_cnn", pretrained)
     return TutorialCNN(**_own_arguments(kwargs))
 
 
 def _whitened(name: str, widths: tuple[int, int, int], pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
-    _no_weights(name, pretrained)
-    return WhitenedCNN(**{"widths": widths, **_own_arguments(kwargs)})
+    _reject_pretrained(name, pretrained)
+    return Airbench(**{"widths": widths, **_own_arguments(kwargs)})
 
 
 @register_model
-def whitened_cnn_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Widths 32/128/256: about a third of the work of `whitened_cnn`."""
-    return _whitened("whitened_cnn_small", (32, 128, 256), pretrained, kwargs)
+def airbench94_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Widths 32/128/256: about a third of the work of `airbench94`."""
+    return _whitened("airbench94_small", (32, 128, 256), pretrained, kwargs)
 
 
 @register_model
-def whitened_cnn(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def airbench94(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Widths 64/256/256: airbench94."""
-    return _whitened("whitened_cnn", (64, 256, 256), pretrained, kwargs)
+    return _whitened("airbench94", (64, 256, 256), pretrained, kwargs)
 
 
 @register_model
-def whitened_cnn_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def airbench95(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Widths 128/384/384: airbench95; with `depth: 3` and `widths: [128, 384, 512]` airbench96."""
-    return _whitened("whitened_cnn_large", (128, 384, 384), pretrained, kwargs)
+    return _whitened("airbench95", (128, 384, 384), pretrained, kwargs)
 
 
 def create_model(config: ModelConfig) -> nn.Module:

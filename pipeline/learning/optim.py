@@ -76,7 +76,7 @@ def _make_muon(filters: list[nn.Parameter], config: MuonConfig) -> Muon:
         lr=config.lr,
         momentum=config.momentum,
         nesterov=True,
-        ns_steps=config.num_iterations,
+        ns_steps=config.ns_steps,
         adjust_lr_fn=None,
     )
 

@@ -15,13 +15,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pipeline.learning.dataset import normalize
 from pipeline.learning.device import Machine
 from pipeline.learning.models import ConvGroup
-from pipeline.progress import OnImages, unseen
+from pipeline.progress import ProgressCallback, no_progress
 
-Views = Literal["identity", "mirror", "mirror_shift"]
+TTA = Literal["identity", "mirror", "mirror_shift"]
 
 
 @dataclass(frozen=True)
-class View:
+class TTAView:
     """One way to look at an image, and what its logits weigh."""
 
     weight: float
@@ -39,18 +39,18 @@ class View:
         return images.flip(-1) if self.mirrored else images
 
 
-def views_of(name: Views) -> tuple[View, ...]:
+def tta_views(name: TTA) -> tuple[TTAView, ...]:
     """Return the views that a recipe names; their weights sum to 1.
 
     `mirror_shift` is airbench's: half of the weight on the image and its mirror, half on both shifted by one pixel
     along the diagonal, to either side.
     """
     if name == "identity":
-        return (View(1.0),)
+        return (TTAView(1.0),)
     if name == "mirror":
-        return View(0.5), View(0.5, mirrored=True)
-    shifted = [View(0.125, mirrored, shift) for shift in (1, -1) for mirrored in (False, True)]
-    return View(0.25), View(0.25, mirrored=True), *shifted
+        return TTAView(0.5), TTAView(0.5, mirrored=True)
+    shifted = [TTAView(0.125, mirrored, shift) for shift in (1, -1) for mirrored in (False, True)]
+    return TTAView(0.25), TTAView(0.25, mirrored=True), *shifted
 
 
 def for_inference(model: nn.Module, machine: Machine) -> nn.Module:
@@ -76,10 +76,10 @@ def for_inference(model: nn.Module, machine: Machine) -> nn.Module:
 def predict_logits(
     model: nn.Module,
     images: NDArray[np.uint8],
-    views: Sequence[View],
+    views: Sequence[TTAView],
     machine: Machine,
     *,
-    on_images: OnImages = unseen,
+    on_images: ProgressCallback = no_progress,
 ) -> NDArray[np.float32]:
     """Return the logits [N, classes] of uint8 images [N, 32, 32, 3], summed over the views by their weights.
 
@@ -101,8 +101,8 @@ def predict_logits(
 
 
 def predict(
-    model: nn.Module, images: NDArray[np.uint8], views: Views, machine: Machine, *, on_images: OnImages = unseen
+    model: nn.Module, images: NDArray[np.uint8], views: TTA, machine: Machine, *, on_images: ProgressCallback = no_progress
 ) -> NDArray[np.float32]:
     """Return the probabilities [N, classes] of uint8 images [N, 32, 32, 3] by a trained model with all views."""
-    logits = predict_logits(for_inference(model, machine), images, views_of(views), machine, on_images=on_images)
+    logits = predict_logits(for_inference(model, machine), images, tta_views(views), machine, on_images=on_images)
     return torch.from_numpy(logits).softmax(1).numpy()

@@ -17,10 +17,10 @@ from pipeline.config import MemberConfig
 from pipeline.errors import TrainingError
 from pipeline.learning.dataset import AugmentedImages, Batch, TrainLoader, normalize, shrink
 from pipeline.learning.device import Machine
-from pipeline.learning.models import NUM_CLASSES, WhitenedCNN, create_model
+from pipeline.learning.models import NUM_CLASSES, Airbench, create_model
 from pipeline.learning.optim import lr_fraction, make_optimizers, set_learning_rates
 from pipeline.learning.seeding import derive_seed
-from pipeline.progress import OnImages, unseen
+from pipeline.progress import ProgressCallback, no_progress
 
 NUM_WHITENING_IMAGES = 5000
 
@@ -58,8 +58,8 @@ class TrainState:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights to predict with: their moving average where the recipe keeps one."""
-        kept = _below(self.tensors, "ema.")
-        return kept or _below(self.tensors, "model.")
+        kept = _strip_prefix(self.tensors, "ema.")
+        return kept or _strip_prefix(self.tensors, "model.")
 
 
 def build_model(member: MemberConfig, device: torch.device, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -80,7 +80,7 @@ def make_loader(
 ) -> TrainLoader:
     """Return the batches that a member learns from on a fold, uint8 images [N, 32, 32, 3] with classes [N]."""
     dataset = AugmentedImages(
-        images, classes, member.augment, derive_seed(seed, "augment"), alternate_mirror=member.alternate_mirror
+        images, classes, member.augment, derive_seed(seed, "augment"), alternating_flip=member.alternating_flip
     )
     return TrainLoader(dataset, member.train.batch_size, derive_seed(seed, "batches"), num_workers)
 
@@ -93,7 +93,7 @@ def train_fold(
     seed: int,
     machine: Machine,
     resume: TrainState | None = None,
-    on_images: OnImages = unseen,
+    on_images: ProgressCallback = no_progress,
 ) -> Iterator[TrainState]:
     """Train on uint8 images [N, 32, 32, 3] with classes [N] and yield the state after each epoch.
 
@@ -103,22 +103,22 @@ def train_fold(
     """
     config = member.train
     torch.manual_seed(derive_seed(seed, "weights"))
-    learner = Learner(member, machine)
-    learner.whiten(images, seed)
+    trainer = Trainer(member, machine)
+    trainer.whiten(images, seed)
     history = []
     if resume is not None and resume.history:
-        learner.load(resume.tensors)
+        trainer.load(resume.tensors)
         history = list(resume.history)
     loader = make_loader(member, images, classes, seed=seed, num_workers=machine.num_workers)
     for epoch in range(len(history), config.epochs):
         began = time.perf_counter()
         _seed_global_generators(derive_seed(seed, "epoch", epoch))
-        learner.begin_epoch(epoch)
+        trainer.begin_epoch(epoch)
         num_images, loss_sum, num_right = 0, 0.0, 0
         for index, batch in enumerate(loader.epoch(epoch)):
             step = epoch * len(loader) + index
             fraction = lr_fraction(step, config.epochs * len(loader), config.schedule)
-            loss, right = learner.step(batch, fraction, f"epoch {epoch + 1}, step {index + 1} of {len(loader)}")
+            loss, right = trainer.step(batch, fraction, f"epoch {epoch + 1}, step {index + 1} of {len(loader)}")
             loss_sum, num_right, num_images = loss_sum + loss, num_right + right, num_images + len(batch[0])
             on_images((step + 1) * len(batch[0]), config.epochs * len(loader) * len(batch[0]))
         seconds = time.perf_counter() - began
@@ -132,10 +132,10 @@ def train_fold(
                 images_per_second=num_images / seconds,
             )
         )
-        yield TrainState(history=list(history), tensors=learner.tensors())
+        yield TrainState(history=list(history), tensors=trainer.tensors())
 
 
-class Learner:
+class Trainer:
     """A network with its optimizers, its moving average and its mixing."""
 
     def __init__(self, member: MemberConfig, machine: Machine) -> None:
@@ -157,7 +157,7 @@ class Learner:
 
     def whiten(self, images: NDArray[np.uint8], seed: int) -> None:
         """Set a whitening layer, if there is one, from images of this fold."""
-        if isinstance(self.model, WhitenedCNN):
+        if isinstance(self.model, Airbench):
             rows = np.random.default_rng(derive_seed(seed, "whiten")).permutation(len(images))[:NUM_WHITENING_IMAGES]
             self.model.whiten(normalize(torch.from_numpy(images[np.sort(rows)]), self._machine.device))
 
@@ -166,7 +166,7 @@ class Learner:
         self.model.train()
         self._image_size = self._config.image_size(epoch)
         limit = self._config.whiten_bias_epochs
-        if limit is not None and epoch >= limit and isinstance(self.model, WhitenedCNN):
+        if limit is not None and epoch >= limit and isinstance(self.model, Airbench):
             self.model.freeze_whitening()
 
     def step(self, batch: Batch, lr_now: float, where: str) -> tuple[float, int]:
@@ -220,18 +220,18 @@ class Learner:
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         self._num_updates = int(tensors["num_updates"])
-        self.model.load_state_dict(_below(tensors, "model."))
+        self.model.load_state_dict(_strip_prefix(tensors, "model."))
         if self._ema is not None:
-            self._ema.module.load_state_dict(_below(tensors, "ema."))
+            self._ema.module.load_state_dict(_strip_prefix(tensors, "ema."))
         for place, optimizer in enumerate(self.optimizers):
             state: dict[int, dict[str, Any]] = {}
-            for name, value in _below(tensors, f"optimizer.{place}.").items():
+            for name, value in _strip_prefix(tensors, f"optimizer.{place}.").items():
                 weight, key = name.split(".", 1)
                 state.setdefault(int(weight), {})[key] = value
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

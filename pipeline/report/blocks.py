@@ -25,7 +25,7 @@ Cell = str | int | Number | Link | None
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image_:
     """A small picture with what is to be said of it."""
 
     source: str
@@ -77,7 +77,7 @@ class Gallery:
 
     kind: ClassVar[str] = "gallery"
     caption: str
-    pictures: Sequence[Picture]
+    pictures: Sequence[Image_]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Strip:
     kind: ClassVar[str] = "strip"
     caption: str
     head: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Picture]]]
+    rows: Sequence[tuple[str, Sequence[Image_]]]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunPoint:
     """A run on the page over all runs; None where it is not known."""
 
     name: str
@@ -154,7 +154,7 @@ def shares(names: Sequence[str], groups: Mapping[str, Sequence[float]]) -> Drawi
     return canvas.drawing
 
 
-def scores_on_kaggle(runs: Sequence[Measured]) -> Drawing:
+def scores_on_kaggle(runs: Sequence[RunPoint]) -> Drawing:
     """Draw public and private scores against cross-validation; a run above the line did better on Kaggle."""
     with _figure("scores", 5.6, 4.2) as canvas:
         axis = canvas.axis
@@ -175,7 +175,7 @@ def scores_on_kaggle(runs: Sequence[Measured]) -> Drawing:
     return canvas.drawing
 
 
-def accuracy_by_minutes(runs: Sequence[Measured]) -> Drawing:
+def accuracy_by_minutes(runs: Sequence[RunPoint]) -> Drawing:
     """Draw out-of-fold accuracy against the minutes of training, a name at each run."""
     with _figure("minutes", 6.8, 4.2) as canvas:
         axis = canvas.axis

@@ -1,4 +1,4 @@
-"""RunFacts -> the sections with images: what the network sees, errors, doubtful labels, duplicates, test images."""
+"""RunData -> the sections with images: what the network sees, errors, doubtful labels, duplicates, test images."""
 
 from collections.abc import Iterable
 
@@ -6,17 +6,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.competition.facts import CLASS_NAMES, NUM_TEST
+from pipeline.task import CLASS_NAMES, NUM_TEST
 from pipeline.config import MemberConfig
 from pipeline.learning.dataset import normalize, shrink, unnormalize
-from pipeline.learning.label_errors import find_label_errors
-from pipeline.learning.predict import views_of
+from pipeline.learning.label_issues import find_label_issues_
+from pipeline.learning.predict import tta_views
 from pipeline.learning.seeding import fold_seed
 from pipeline.learning.train import make_loader
 from pipeline.report import figures
-from pipeline.report.blocks import Block, Code, Figure, Gallery, Picture, Section, Strip, Text
-from pipeline.report.facts import Images, RunFacts
-from pipeline.report.pictures import as_data_uri, training_picture
+from pipeline.report.blocks import Block, Code, Figure, Gallery, Image_, Section, Strip, Text
+from pipeline.report.run_data import Images, RunData
+from pipeline.report.images import as_data_uri, training_image
 
 NUM_IN_GALLERY = 24
 NUM_EXAMPLES = 8  # training images whose augmented forms are shown
@@ -25,14 +25,14 @@ NUM_DUPLICATE_GROUPS = 6
 NUM_OF_GROUP = 8
 
 
-def training_images(facts: RunFacts) -> Section:
+def training_images(facts: RunData) -> Section:
     """Show raw images, what the network saw of them, and the views of prediction."""
     inside = np.flatnonzero(facts.table.folds != 0)
     blocks: list[Block] = [_seen_by(facts, name, member, inside) for name, member in facts.config.members.items()]
     return Section("training-images", "What the network sees", [*blocks, _views(facts, inside)])
 
 
-def _seen_by(facts: RunFacts, name: str, member: MemberConfig, inside: NDArray[np.int64]) -> Strip:
+def _seen_by(facts: RunData, name: str, member: MemberConfig, inside: NDArray[np.int64]) -> Strip:
     """Show training images of fold 0, whose rows are `inside`, as a member saw them in some of its epochs."""
     loader = make_loader(
         member, facts.images[inside], facts.table.classes[inside], seed=fold_seed(facts.config.seed, name, 0)
@@ -40,24 +40,24 @@ def _seen_by(facts: RunFacts, name: str, member: MemberConfig, inside: NDArray[n
     epochs = _spread(member.train.epochs, NUM_EPOCHS_SHOWN)
     rows = []
     for place, row in enumerate(inside[:NUM_EXAMPLES]):
-        pictures = [Picture(as_data_uri(facts.images[row]), "")]
+        pictures = [Image_(as_data_uri(facts.images[row]), "")]
         for epoch in epochs:
             image, size = loader.seen(place, epoch), member.train.image_size(epoch)
             shown = "" if image is None else as_data_uri(_shrunk(image, size))
-            pictures.append(Picture(shown, "" if shown else "left over", f"{size} x {size} pixels"))
+            pictures.append(Image_(shown, "" if shown else "left over", f"{size} x {size} pixels"))
         rows.append((f"{facts.table.ids[row]} {CLASS_NAMES[facts.table.classes[row]]}", pictures))
     mixed = " Mixup or CutMix blends them afterwards." if member.train.mixup_alpha or member.train.cutmix_alpha else ""
     caption = f"{name}, fold 0: what the network saw, before normalisation.{mixed}"
     return Strip(caption, ["image", "raw", *(f"epoch {epoch + 1}" for epoch in epochs)], rows)
 
 
-def _views(facts: RunFacts, inside: NDArray[np.int64]) -> Strip:
-    views = views_of(facts.config.predict.views)
+def _views(facts: RunData, inside: NDArray[np.int64]) -> Strip:
+    views = tta_views(facts.config.predict.views)
     rows = []
     for row in inside[: NUM_EXAMPLES // 2]:
         image = torch.from_numpy(facts.images[row][None].copy()).permute(0, 3, 1, 2).float()
         looks = [view.of(image)[0].permute(1, 2, 0).numpy().astype(np.uint8) for view in views]
-        rows.append((str(facts.table.ids[row]), [Picture(as_data_uri(look), "") for look in looks]))
+        rows.append((str(facts.table.ids[row]), [Image_(as_data_uri(look), "") for look in looks]))
     names = [
         f"{'mirrored' if view.mirrored else 'as it is'}{f', shift {view.shift:+d}' if view.shift else ''} "
         f"({view.weight:g})"
@@ -66,7 +66,7 @@ def _views(facts: RunFacts, inside: NDArray[np.int64]) -> Strip:
     return Strip("Prediction: the views of an image, with the weight of their logits.", ["image", *names], rows)
 
 
-def errors(facts: RunFacts) -> Section:
+def errors(facts: RunData) -> Section:
     """Show the errors of which the blend was surest."""
     probabilities = facts.blended.of(facts.table.ids)
     wrong = np.flatnonzero(probabilities.argmax(1) != facts.table.classes)
@@ -75,10 +75,10 @@ def errors(facts: RunFacts) -> Section:
     return Section("errors", "The surest errors", [Gallery(caption, _judged(facts, surest, probabilities))])
 
 
-def label_errors(facts: RunFacts) -> Section:
+def label_errors(facts: RunData) -> Section:
     """Show training images whose label is probably wrong."""
     probabilities = facts.blended.of(facts.table.ids)
-    rows = find_label_errors(probabilities, facts.table.classes)
+    rows = find_label_issues_(probabilities, facts.table.classes)
     text = (
         f"Confident learning (cleanlab) doubts {len(rows):,} of {len(facts.table.ids):,} labels "
         f"({len(rows) / len(facts.table.ids):.2%}). With a weak net many of them are the net's errors: look before you "
@@ -99,7 +99,7 @@ def label_errors(facts: RunFacts) -> Section:
     )
 
 
-def duplicates(facts: RunFacts) -> Section:
+def duplicates(facts: RunData) -> Section:
     """Show near-duplicates among the training images."""
     groups, sizes = np.unique(facts.table.groups, return_counts=True)
     order = np.argsort(-sizes, kind="stable")
@@ -112,7 +112,7 @@ def duplicates(facts: RunFacts) -> Section:
     for group in several[:NUM_DUPLICATE_GROUPS]:
         of_group = np.flatnonzero(facts.table.groups == groups[group])
         shown = of_group[:NUM_OF_GROUP]
-        pictures = [training_picture(facts, int(row), CLASS_NAMES[facts.table.classes[row]]) for row in shown]
+        pictures = [training_image(facts, int(row), CLASS_NAMES[facts.table.classes[row]]) for row in shown]
         rows.append((f"{len(of_group)} images", pictures))
     blocks: list[Block] = [Text(text)]
     if rows:
@@ -120,7 +120,7 @@ def duplicates(facts: RunFacts) -> Section:
     return Section("duplicates", "Near-duplicates", blocks)
 
 
-def test_images(facts: RunFacts) -> Section:
+def test_images(facts: RunData) -> Section:
     """Show what is said of the test images."""
     if facts.test is None:
         return Section("test-images", "Test images", [Text("Not predicted yet: python run.py predict.")])
@@ -133,7 +133,7 @@ def test_images(facts: RunFacts) -> Section:
     groups = {"said of the test images": said.tolist(), "training labels": trained.tolist()}
     least = np.argsort(confidence, kind="stable")[:NUM_IN_GALLERY]
     pictures = [
-        Picture(as_data_uri(test.images[row]), f"{test.predictions.ids[row]}\n{_two_best(probabilities[row])}")
+        Image_(as_data_uri(test.images[row]), f"{test.predictions.ids[row]}\n{_two_best(probabilities[row])}")
         for row in least
     ]
     most = " (Kaggle scores 10,000 of them; the others are there to prevent cheating)" if n == NUM_TEST else ""
@@ -157,7 +157,7 @@ def test_images(facts: RunFacts) -> Section:
     )
 
 
-def _judged(facts: RunFacts, rows: Iterable[int], probabilities: NDArray[np.float32]) -> list[Picture]:
+def _judged(facts: RunData, rows: Iterable[int], probabilities: NDArray[np.float32]) -> list[Image_]:
     """Return training images with their id, their class, and what was said of them."""
     found = []
     for row in rows:
@@ -168,7 +168,7 @@ def _judged(facts: RunFacts, rows: Iterable[int], probabilities: NDArray[np.floa
             f"said {CLASS_NAMES[best]} {probabilities[row, best]:.3f}"
         )
         said = ", ".join(f"{n} {p:.3f}" for n, p in zip(CLASS_NAMES, probabilities[row], strict=True))
-        found.append(Picture(as_data_uri(facts.images[row]), caption, said))
+        found.append(Image_(as_data_uri(facts.images[row]), caption, said))
     return found
 
 

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 from pipeline.report import figures
 from pipeline.report.blocks import Block, Cell, Figure, Link, Number, Page, Section, Table, Text
-from pipeline.report.figures import Measured
-from pipeline.runs.ledger import Row
+from pipeline.report.figures import RunPoint
+from pipeline.ledger import Row
 
 
 def all_runs_page(rows: Sequence[Row], reports: Mapping[str, str]) -> Page:
@@ -15,7 +15,7 @@ def all_runs_page(rows: Sequence[Row], reports: Mapping[str, str]) -> Page:
     `reports` has the addresses of the runs' own pages, as far as there are any.
     """
     measured = [
-        Measured(row.run, row.cv, (row.cv_low, row.cv_high), row.public, row.private, row.minutes)
+        RunPoint(row.run, row.cv, (row.cv_low, row.cv_high), row.public, row.private, row.minutes)
         for row in rows
         if row.cv is not None and row.cv_low is not None and row.cv_high is not None
     ]

@@ -1,18 +1,18 @@
-"""RunFacts -> the page of a run, section by section, in the order in which one asks."""
+"""RunData -> the page of a run, section by section, in the order in which one asks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from pipeline.report.blocks import Block, Code, Fact, Page, Section, Table, Text
-from pipeline.report.facts import RunFacts
+from pipeline.report.run_data import RunData
 from pipeline.report.galleries import duplicates, errors, label_errors, test_images, training_images
 from pipeline.report.scores import calibrated, classes, confusion, curves, folds, members
 
 
-def run_page(facts: RunFacts) -> Page:
+def run_page(facts: RunData) -> Page:
     """Return the page of a run."""
-    sections: Sequence[Callable[[RunFacts], Section]] = (
+    sections: Sequence[Callable[[RunData], Section]] = (
         folds,
         curves,
         confusion,
@@ -35,7 +35,7 @@ def run_page(facts: RunFacts) -> Page:
     )
 
 
-def headline(facts: RunFacts) -> list[Fact]:
+def headline(facts: RunData) -> list[Fact]:
     """Say what score there is, what to expect, and what it took."""
     blended = facts.metrics["blend"]
     num_nets = sum(len(member["folds"]) for member in facts.metrics["members"].values())
@@ -64,7 +64,7 @@ def headline(facts: RunFacts) -> list[Fact]:
     return found
 
 
-def repeat(facts: RunFacts) -> Section:
+def repeat(facts: RunData) -> Section:
     """Show the recipe, the environment, and how to make the run again."""
     environment = dict(facts.environment)
     packages = environment.pop("packages", {})

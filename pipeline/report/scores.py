@@ -1,21 +1,21 @@
-"""RunFacts -> the sections with scores: folds, curves, confusion, classes, calibration, members."""
+"""RunData -> the sections with scores: folds, curves, confusion, classes, calibration, members."""
 
 import numpy as np
 
-from pipeline.competition.facts import CLASS_NAMES
-from pipeline.learning.ensemble import find_weights
+from pipeline.task import CLASS_NAMES
+from pipeline.ensemble import find_weights
 from pipeline.learning.metrics import calibration, score
 from pipeline.predictions import blend
 from pipeline.report import figures
 from pipeline.report.blocks import Block, Cell, Figure, Gallery, Matrix, Number, Section, Table, Text
-from pipeline.report.facts import RunFacts
-from pipeline.report.pictures import training_picture
+from pipeline.report.run_data import RunData
+from pipeline.report.images import training_image
 
 NUM_IN_CELL = 16  # pictures behind a cell of the confusion matrix
 CURVES = {"loss": "training loss (nats)", "accuracy": "training accuracy", "lr": "learning rate at the epoch's end"}
 
 
-def folds(facts: RunFacts) -> Section:
+def folds(facts: RunData) -> Section:
     """Show each fold's score and time, and the time of each stage."""
     rows: list[list[Cell]] = []
     names, values, intervals = [], [], []
@@ -45,7 +45,7 @@ def folds(facts: RunFacts) -> Section:
     return Section("folds", "Folds, time and speed", blocks)
 
 
-def _stages(facts: RunFacts) -> Table:
+def _stages(facts: RunData) -> Table:
     seconds: dict[str, float] = {}
     for row in facts.times:
         seconds[row["stage"]] = seconds.get(row["stage"], 0.0) + row["seconds"]
@@ -65,7 +65,7 @@ def _stages(facts: RunFacts) -> Table:
     return Table(["stage", "seconds", "images", "images/s", ""], rows, caption)
 
 
-def curves(facts: RunFacts) -> Section:
+def curves(facts: RunData) -> Section:
     """Show how each member learned."""
     blocks: list[Block] = []
     for member, history in facts.histories.items():
@@ -82,7 +82,7 @@ def curves(facts: RunFacts) -> Section:
     return Section("curves", "Learning curves", blocks)
 
 
-def confusion(facts: RunFacts) -> Section:
+def confusion(facts: RunData) -> Section:
     """Show what is taken for what; each cell has the images behind it."""
     matrix = np.array(facts.metrics["confusion"])
     probabilities = facts.blended.of(facts.table.ids)
@@ -95,7 +95,7 @@ def confusion(facts: RunFacts) -> Section:
                 surest = rows[np.argsort(-probabilities[rows, other], kind="stable")][:NUM_IN_CELL]
                 what = f"{name}, and right" if true == other else f"{name}, taken for {other_name}"
                 caption = f"{what}: the surest {len(surest)} of {len(rows):,}"
-                pictures = [training_picture(facts, int(row), f"{probabilities[row, other]:.3f}") for row in surest]
+                pictures = [training_image(facts, int(row), f"{probabilities[row, other]:.3f}") for row in surest]
                 cells[true, other] = Gallery(caption, pictures)
     wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
     shades = np.where(np.eye(len(matrix), dtype=bool), 0.0, wrong / max(int(wrong.max()), 1))
@@ -117,7 +117,7 @@ def confusion(facts: RunFacts) -> Section:
     )
 
 
-def classes(facts: RunFacts) -> Section:
+def classes(facts: RunData) -> Section:
     """Show the accuracy of each class."""
     per_class = facts.metrics["per_class"]
     found = list(per_class.values())
@@ -138,7 +138,7 @@ def classes(facts: RunFacts) -> Section:
     )
 
 
-def calibrated(facts: RunFacts) -> Section:
+def calibrated(facts: RunData) -> Section:
     """Show how sure the blend is against how right, before and after the temperatures."""
     weights = facts.metrics["weights"]
     raw = blend(dict(facts.members), weights).of(facts.table.ids)
@@ -153,7 +153,7 @@ def calibrated(facts: RunFacts) -> Section:
     return Section("calibration", "Is it as sure as it is right?", [Figure(figures.reliability(before, after), text)])
 
 
-def members(facts: RunFacts) -> Section:
+def members(facts: RunData) -> Section:
     """Show what each member is worth, and how far the nets agree."""
     metrics, classes_ = facts.metrics, facts.table.classes
     ids = facts.table.ids

@@ -18,8 +18,8 @@ from torch import Tensor
 from pipeline.files import write_bytes, write_text
 from pipeline.predictions import Predictions, join
 from pipeline.progress import log
-from pipeline.runs.prediction_files import DamagedError, load_predictions, reading, save_predictions
-from pipeline.runs.seals import NAME, Seals
+from pipeline.runs.prediction_files import CorruptedFileError, load_predictions, reading, save_predictions
+from pipeline.runs.checksums import NAME, Checksums
 
 
 class FoldFolder:
@@ -32,16 +32,16 @@ class FoldFolder:
         self._out_of_fold = path / "out_of_fold.npz"
         self._test = path / "test"
         self.events = path / "tensorboard"
-        self._seals = Seals(path)
+        self._checksums_file = Checksums(path)
 
     @property
     def is_trained(self) -> bool:
         """Whether the fold is trained and judged; the out-of-fold predictions and the checksums are written last."""
-        return self._out_of_fold.exists() and not self._seals.broken()
+        return self._out_of_fold.exists() and not self._checksums_file.broken()
 
     def broken(self) -> list[Path]:
         """Return the files of a finished fold that are gone or are not what they were."""
-        return [self.path / name for name in self._seals.broken()]
+        return [self.path / name for name in self._checksums_file.broken()]
 
     def save_checkpoint(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
         """Keep a training in progress."""
@@ -50,7 +50,7 @@ class FoldFolder:
         write_bytes(self._checkpoint, data)
 
     def load_checkpoint(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]] | None:
-        """Return the history and tensors of a training in progress, if there is one. Raises DamagedError."""
+        """Return the history and tensors of a training in progress, if there is one. Raises CorruptedFileError."""
         if not self._checkpoint.exists():
             return None
         with reading(self._checkpoint), safe_open(self._checkpoint, "pt") as file:
@@ -69,7 +69,7 @@ class FoldFolder:
         data = safetensors.torch.save(dict(weights))
         write_bytes(self._weights, data)
         save_predictions(self._out_of_fold, out_of_fold)
-        self._seals.keep("history.csv", self._weights.name, self._out_of_fold.name)
+        self._checksums_file.keep("history.csv", self._weights.name, self._out_of_fold.name)
         self._checkpoint.unlink(missing_ok=True)
 
     def history(self) -> list[dict[str, float]]:
@@ -91,7 +91,7 @@ class FoldFolder:
         path = self._test_slice(name, number)
         try:
             return path.exists() and np.array_equal(load_predictions(path).ids, ids)
-        except DamagedError as error:
+        except CorruptedFileError as error:
             log.warning("%s; it is predicted again", error.what)
             return False
 

@@ -13,7 +13,7 @@ from pipeline.files import write_bytes
 from pipeline.predictions import Predictions
 
 
-class DamagedError(RunError):
+class CorruptedFileError(RunError):
     """A file of a run that can't be read."""
 
     def __init__(self, path: Path, error: Exception) -> None:
@@ -44,4 +44,4 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         # Damaged bytes make zipfile, numpy and safetensors raise whatever they happen to hit.
-        raise DamagedError(path, error) from None
+        raise CorruptedFileError(path, error) from None

@@ -5,10 +5,10 @@ import time
 
 from faults.harness import Job
 
-RECIPE = """
+CONFIG = """
 members:
   net:
-    model: {name: whitened_cnn, params: {widths: [4, 8, 8]}}
+    model: {name: airbench94, params: {widths: [4, 8, 8]}}
     augment:
       - {name: HorizontalFlip, params: {p: 0.5}}
     train: {epochs: 12, batch_size: 16, optimizer: {muon: {lr: 0.1}}}
@@ -26,7 +26,7 @@ class ClusterJob(Job):
 
     @classmethod
     def with_epochs(cls, folder, *options, epochs=12):
-        recipe = RECIPE.replace("epochs: 12", f"epochs: {epochs}")
+        recipe = CONFIG.replace("epochs: 12", f"epochs: {epochs}")
         return cls.new(folder, extra=options, recipe=recipe, num_train=300)
 
     def wait_for(self, process, pattern):

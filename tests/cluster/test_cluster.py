@@ -186,7 +186,7 @@ def disconnected():
 
 def enter(cluster, **settings):
     from pipeline.config import MachineConfig
-    from pipeline.executors.cluster import RayExecutor
+    from pipeline.executors.ray_executor import RayExecutor
 
     with RayExecutor(MachineConfig(num_threads=1, **settings), cluster.address):
         pass
@@ -194,7 +194,7 @@ def enter(cluster, **settings):
 
 def test_nodes_with_other_versions_are_named(cluster, disconnected, monkeypatch):
     from pipeline.errors import ConfigError
-    from pipeline.executors import node
+    from pipeline.executors import ray_worker
 
     monkeypatch.setattr(node, "versions", lambda: {"torch": "0.1", "python": "3.11"})
     with pytest.raises(ConfigError, match=r"nodes are not alike(?s:.*):\w{4} has torch \S+, here it is 0\.1"):
@@ -203,7 +203,7 @@ def test_nodes_with_other_versions_are_named(cluster, disconnected, monkeypatch)
 
 def test_a_node_that_does_not_see_the_shared_folder_is_named(cluster, disconnected, monkeypatch, tmp_path):
     from pipeline.errors import ConfigError
-    from pipeline.executors import cluster as room
+    from pipeline.executors import ray_executor as room
 
     monkeypatch.setattr(room, "_folder_in", lambda shared_dir: shared_dir / "on this machine only")
     with pytest.raises(ConfigError, match=r"machine\.shared_dir: \S+:\w{4} does not see "):
@@ -214,7 +214,7 @@ def test_a_job_that_is_lost_again_and_again_is_given_up(cluster, disconnected):
     import ray
 
     from pipeline.errors import RunError
-    from pipeline.executors.running import Running
+    from pipeline.executors.ray_retry import RetryingTasks
 
     def vanish():
         os._exit(1)
@@ -222,4 +222,4 @@ def test_a_job_that_is_lost_again_and_again_is_given_up(cluster, disconnected):
     ray.init(address=cluster.address, log_to_driver=False)
     remote = ray.remote(vanish).options(max_retries=0)
     with pytest.raises(RunError, match=r"net fold 7 was lost 3 times, the last time by \w+Error: "):
-        list(Running(lambda _: remote.remote(), ["net fold 7"]).results())
+        list(RetryingTasks(lambda _: remote.remote(), ["net fold 7"]).results())

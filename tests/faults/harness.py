@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pipeline.competition.drawn import draw_competition
+from pipeline.demo.dataset import make_synthetic_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = """
+CONFIG = """
 members:
   net:
-    model: {name: whitened_cnn, params: {widths: [4, 8, 8]}}
+    model: {name: airbench94, params: {widths: [4, 8, 8]}}
     augment:
       - {name: HorizontalFlip, params: {p: 0.5}}
     train: {epochs: 4, batch_size: 16, ema_decay: 0.5, optimizer: {muon: {lr: 0.1}}}
@@ -55,9 +55,9 @@ class Job:
         self._command = [sys.executable, str(ROOT / "run.py"), "all", "--config", "tiny.yaml", *extra]
 
     @classmethod
-    def new(cls, folder: Path, *, extra: tuple[str, ...] = (), recipe: str = RECIPE, num_train: int = 200) -> Self:
+    def new(cls, folder: Path, *, extra: tuple[str, ...] = (), recipe: str = CONFIG, num_train: int = 200) -> Self:
         """Draw the competition anew: the same pictures every time."""
-        draw_competition(folder / "input", num_train=num_train, num_test=120, seed=3)
+        make_synthetic_dataset(folder / "input", num_train=num_train, num_test=120, seed=3)
         (folder / "tiny.yaml").write_text(recipe)
         return cls(folder, extra=extra)
 
@@ -71,7 +71,7 @@ class Job:
         """Start the job in a process of its own; what it says goes into a file."""
         with self._said.open("wb") as said:
             return subprocess.Popen(
-                self._command, cwd=self.folder, stdout=said, stderr=said, preexec_fn=hear_interrupts
+                self._command, cwd=self.folder, stdout=said, stderr=said, preexec_fn=restore_interrupts
             )
 
     def start_work(self) -> subprocess.Popen[bytes]:
@@ -126,7 +126,7 @@ class Job:
         return {str(path.relative_to(self.run)): path.read_bytes() if path.exists() else b"missing" for path in paths}
 
 
-def hear_interrupts() -> None:
+def restore_interrupts() -> None:
     """Take back that a shell's background jobs, and their children, ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

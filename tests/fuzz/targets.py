@@ -14,18 +14,18 @@ import py7zr
 import safetensors.torch
 import torch
 
-from pipeline.competition.archive import SevenZip
-from pipeline.competition.batches import load_batch
-from pipeline.competition.drawn import draw_competition, encode_png
-from pipeline.competition.facts import CLASS_NAMES, IMAGE_SHAPE, TRAIN_LABELS_CSV, ZIP_NAME
-from pipeline.competition.images import open_store
-from pipeline.competition.kaggle_files import KaggleFiles
-from pipeline.competition.labels import parse_ids, parse_labels
-from pipeline.competition.png import decode_png
-from pipeline.competition.submission import find_problems
+from pipeline.data.archive import SevenZip
+from pipeline.data.torchvision_files import load_batch
+from pipeline.demo.dataset import make_synthetic_dataset, encode_png
+from pipeline.task import CLASS_NAMES, IMAGE_SHAPE, TRAIN_LABELS_CSV, ZIP_NAME
+from pipeline.data.image_cache import open_store
+from pipeline.data.kaggle_files import KaggleFiles
+from pipeline.data.labels import parse_ids, parse_labels
+from pipeline.data.decode import decode_png
+from pipeline.submission.csv_file import find_problems
 from pipeline.errors import UserError
 from pipeline.predictions import Predictions
-from pipeline.recipes import build_config, override_config, parse_yaml
+from pipeline.config_files import build_config, override_config, parse_yaml
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.prediction_files import load_predictions, save_predictions
 
@@ -106,7 +106,7 @@ def _made_files() -> tuple[bytes, bytes, bytes]:
     """Return a small download, an archive from it, and an .npz."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        draw_competition(folder, num_train=10, num_test=5, seed=1)
+        make_synthetic_dataset(folder, num_train=10, num_test=5, seed=1)
         download = (folder / ZIP_NAME).read_bytes()
         with zipfile.ZipFile(folder / ZIP_NAME) as whole:
             archive = whole.read("test.7z")

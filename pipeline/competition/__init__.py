@@ -1,1 +1,0 @@
-"""What Kaggle gives and takes. Knows nothing of learning."""

@@ -1,0 +1,1 @@
+"""Kaggle's files -> arrays."""

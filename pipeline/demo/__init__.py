@@ -1,0 +1,1 @@
+"""The synthetic dataset: the data of the demo and of the tests."""

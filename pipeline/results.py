@@ -1,0 +1,125 @@
+"""Typed results of a run, as they are written to metrics.json and cascade.json."""
+
+from pydantic import BaseModel, ConfigDict
+
+Interval = tuple[float, float]
+
+
+class Result(BaseModel):
+    """Plain values that do not change; unknown keys of a newer version are ignored."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ClassScores(Result):
+    """Accuracy with its 95 % confidence interval."""
+
+    num_images: int
+    accuracy: float
+    accuracy_95: Interval
+
+
+class Scores(ClassScores):
+    """Accuracy and log loss (nats)."""
+
+    log_loss: float
+
+
+class Compute(Result):
+    """What the trained folds of a member took."""
+
+    training_flops: float
+    training_seconds: float
+    prediction_flops_per_image: float
+    """Of all TTA views of one image by one fold."""
+
+
+class MemberMetrics(Result):
+    """A member's scores on its validation folds."""
+
+    folds: dict[int, Scores]
+    compute: Compute
+    out_of_fold: Scores | None = None
+    """None until all folds are trained."""
+
+
+class EnsembleMetrics(Result):
+    """Out-of-fold scores of the ensemble, and how it was fitted."""
+
+    temperatures: dict[str, float]
+    weights: dict[str, float]
+    scores: Scores
+    per_class: dict[str, ClassScores]
+    """Recall of each class."""
+    confusion_matrix: list[list[int]]
+    """Rows are true, columns are predicted."""
+
+
+class Metrics(Result):
+    """The cross-validation of a run."""
+
+    members: dict[str, MemberMetrics]
+    missing: list[str] = []
+    """Folds that are not trained yet."""
+    ensemble: EnsembleMetrics | None = None
+    """None until all folds of all members are trained."""
+
+
+class Calibration(Result):
+    """A reliability diagram (bins without an image left out) and the expected calibration error."""
+
+    confidence: list[float]
+    accuracy: list[float]
+    num_images: list[int]
+    error: float
+
+
+class PairedTest(Result):
+    """McNemar's exact test of two models on the same images."""
+
+    num_images: int
+    only_first: int
+    """Images that only the first model classifies correctly."""
+    only_second: int
+    p_value: float
+
+
+class Comparison(Result):
+    """How two runs differ."""
+
+    config: list[str]
+    """Differences of the configs, as `key: old -> new`."""
+    scores: tuple[Scores, Scores]
+    test: PairedTest
+
+
+class StageStats(Result):
+    """One stage of the cascade."""
+
+    forward_passes: int
+    """Of each image in this stage."""
+    num_images: int
+    over_budget: int = 0
+    """Images that exit after this stage although their margin is below the threshold: the budget is spent."""
+
+
+class Agreement(Result):
+    """Share of images for which two models predict the same class."""
+
+    num_images: int
+    models: list[str]
+    shares: list[list[float]]
+
+
+class CascadeStats(Result):
+    """How many forward passes (models x TTA views) the test images got, and why."""
+
+    stages: list[StageStats]
+    full_forward_passes: int
+    """Of the whole ensemble."""
+    mean_forward_passes: float
+    agreement: Agreement
+    calibration_size: int = 0
+    exit_thresholds: list[float] = []
+    expected_accuracy_drop: float | None = None
+    """Against the full ensemble; None where every image got the full ensemble."""

@@ -1,0 +1,1 @@
+"""Predictions -> submission.csv -> Kaggle."""
