@@ -1,8 +1,8 @@
-# make demo: the whole job on a drawn competition    make test: the tests    make lint: the linters
+# make demo: the whole job on a synthetic dataset    make test: the tests    make lint: the linters
 # make test-cluster: the tests on a Ray cluster of three nodes
-# make faults: whole jobs broken on purpose, 22 minutes
-# make fuzz FUZZ_SECONDS=120: hostile files, searched by coverage, so long for each kind
-# make bench: ratios of timings, see tests/benchmarks/README.md
+# make faults: fault injection into whole jobs, 22 minutes
+# make fuzz FUZZ_SECONDS=120: coverage-guided fuzzing of all file readers, seconds per target
+# make bench: ratios of timings, see benchmarks/README.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,7 +48,7 @@ fuzz: $(VENV)/.installed-dev
 	PYTHONPATH=. FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzz
 
 bench: $(VENV)/.installed-cluster
-	PYTHONPATH=. $(BIN)/python tests/benchmarks/training.py
-	PYTHONPATH=. $(BIN)/python tests/benchmarks/prediction.py
-	PYTHONPATH=. $(BIN)/python tests/benchmarks/decoding.py $(INPUT)
-	PYTHONPATH=. $(BIN)/python tests/benchmarks/cluster.py
+	PYTHONPATH=. $(BIN)/python benchmarks/training.py
+	PYTHONPATH=. $(BIN)/python benchmarks/prediction.py
+	PYTHONPATH=. $(BIN)/python benchmarks/decoding.py $(INPUT)
+	PYTHONPATH=. $(BIN)/python benchmarks/cluster.py

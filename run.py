@@ -1,4 +1,4 @@
-"""The door: `python run.py --help`."""
+"""Entry point: `python run.py --help`."""
 
 from pipeline.cli import main
 

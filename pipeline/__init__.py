@@ -1,1 +1,1 @@
-"""A pipeline for Kaggle's CIFAR-10 competition: from Kaggle's files to a checked submission.csv."""
+"""A pipeline for Kaggle image classification competitions: from Kaggle's files to a checked submission.csv."""

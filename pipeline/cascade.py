@@ -1,195 +1,236 @@
-"""Trained folds -> the test images' probabilities, round by round; what is done is kept slice by slice."""
+"""Adaptive inference over the test set: which models and TTA views each image gets, stage by stage.
 
-from collections.abc import Mapping, Sequence
+Most images are predicted reliably by the first models. Each stage runs more models, the last one all TTA views, and
+only on the images whose prediction may still change (learning/exit_rule.py). Finished slices are saved.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.image_cache import ImageStore
 from pipeline.config import CascadeConfig
+from pipeline.data.image_cache import ImageStore
+from pipeline.ensemble import Ensemble, Probabilities, mean_logits, to_probabilities
 from pipeline.executors.executor import Executor
-from pipeline.executors.fold_job import PredictRequest, FoldJob
-from pipeline.learning.flops import pass_flop
-from pipeline.learning.predict import tta_views
+from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.learning.exit_rule import (
-    Round,
     ExitThresholds,
+    Stage,
     fit_exit_thresholds,
+    importance_weights,
     margins,
-    num_passes,
+    needs_more_models,
+    num_forward_passes,
     plan_full_ensemble,
     plan_stages,
-    needs_more_models,
-    importance_weights,
 )
-from pipeline.predictions import Ids, Predictions, mean_of_logits, weighted_mean
+from pipeline.learning.flops import forward_flops
+from pipeline.learning.predict import tta_views
+from pipeline.predictions import Predictions, TestPredictions
 from pipeline.progress import ProgressDisplay, log
+from pipeline.results import Agreement, CascadeStats, StageStats
 
-MIN_TEST_IMAGES = 5  # times the sample; with fewer the sample costs more than it saves
-SMALLEST_WEIGHT = 1e-6  # below it a member changes nothing and is not asked
-SAMPLE, ROUND = "sample", "round"  # the names under which nets' answers are kept
-
-
-@dataclass(frozen=True)
-class TestPredictions:
-    """The blend's probabilities, how many passes each image got, and how that came about."""
-
-    blended: Predictions
-    passes: NDArray[np.int64]
-    account: dict[str, Any]
+MIN_TEST_IMAGES = 5  # times the calibration sample; with fewer, the sample costs more than it saves
+MIN_WEIGHT = 1e-6  # members with less weight are skipped
+CALIBRATION, STAGE = "calibration", "stage"  # names of the saved slices
 
 
 def predict_cascade(
     jobs: Sequence[FoldJob],
-    ensemble: Mapping[str, Any],
+    ensemble: Ensemble,
     store: ImageStore,
     executor: Executor,
-    view: ProgressDisplay,
+    display: ProgressDisplay,
     *,
-    selective: CascadeConfig | None,
+    config: CascadeConfig | None,
     seed: int,
-    held_out: Predictions,
+    out_of_fold: Predictions,
 ) -> TestPredictions:
     """Predict the test images with the folds of all members that have a weight in the ensemble.
 
-    With `selective`, images whose answer is clear get fewer passes; `held_out` are the blended out-of-fold
-    predictions that say how images are to be expected.
+    With a cascade config, images exit early; `out_of_fold` are the ensemble's predictions that define the distribution
+    for which the accuracy drop is stated. Without one, or with few test images, every image gets the full ensemble.
     """
-    panel = _EnsemblePredictor(jobs, ensemble, store, executor, view)
-    account: dict[str, Any] = {"rounds": []}
-    rule = ExitThresholds((), 0.0)
-    num_images, sample_size = len(store.ids), selective.sample if selective else 0
-    if selective is None or num_images < MIN_TEST_IMAGES * sample_size:
-        rounds = plan_full_ensemble(len(panel.jobs), panel.views)
-        sample = np.empty(0, np.int64)
-    else:
-        rounds = plan_stages(len(panel.jobs), panel.views)
-        sample = np.sort(np.random.default_rng(seed).permutation(num_images)[:sample_size])
-        rule = _find_rule(panel, rounds, sample, selective.max_loss, held_out)
-        account |= {"sample": len(sample), "margins": list(rule.margins), "expected_loss": rule.expected_loss}
-    account["passes_of_everything"] = sum(num_passes(asked) for asked in rounds)
-    blended = np.empty((num_images, held_out.probabilities.shape[1]), np.float32)
-    passes = np.zeros(num_images, np.int64)
-    if len(sample):
-        blended[sample] = panel.estimate(SAMPLE, rounds, store.ids[sample])
-        passes[sample] = account["passes_of_everything"]
-    rows = np.setdiff1d(np.arange(num_images), sample)
-    for number, asked in enumerate(rounds):
+    predictor = _EnsemblePredictor(jobs, ensemble, store, executor, display)
+    num_images = len(store.ids)
+    if config is None or num_images < MIN_TEST_IMAGES * config.calibration_size:
+        return _predict_full(predictor)
+    stages = plan_stages(len(predictor.jobs), predictor.jobs[0].tta)
+    sample = np.sort(np.random.default_rng(seed).permutation(num_images)[: config.calibration_size])
+    calibration = _calibrate(predictor, stages, sample, config.max_accuracy_drop, out_of_fold)
+    full_passes = sum(map(num_forward_passes, stages))
+    probabilities = np.empty((num_images, out_of_fold.logits.shape[1]), np.float32)
+    forward_passes = np.zeros(num_images, np.int64)
+    probabilities[sample], forward_passes[sample] = calibration.probabilities, full_passes
+    rows, stats = np.setdiff1d(np.arange(num_images), sample), []
+    for index, stage in enumerate(stages):
         if not len(rows):
             break
-        panel.ask(asked, f"{ROUND}_{number}", rows)
-        blended[rows] = panel.estimate(ROUND, rounds[: number + 1], store.ids[rows])
-        passes[rows] += num_passes(asked)
-        account["rounds"].append({"passes": num_passes(asked), "images": len(rows)})
-        if number + 1 < len(rounds) and selective is not None:
-            left = selective.max_forward_passes * num_images - float(passes.sum())
-            max_open = max(0, int(left / num_passes(rounds[number + 1])))
-            wanted = needs_more_models(blended[rows], rule.margins[number], len(rows))
-            given = needs_more_models(blended[rows], rule.margins[number], max_open)
-            account["rounds"][-1]["refused_by_cap"] = int(wanted.sum() - given.sum())
-            rows = rows[given]
-    account["mean_passes"] = float(passes.mean())
-    name, seen = (SAMPLE, sample) if len(sample) else (ROUND, np.arange(num_images))
-    account["agreement"] = panel.agreement(name, rounds, store.ids[seen])
-    log.info("%s", format_cascade_stats(account, num_images))
-    return TestPredictions(Predictions(store.ids, blended), passes, account)
+        is_last = index + 1 == len(stages)
+        probabilities[rows] = predictor.run_stage(stage, f"{STAGE}_{index}", rows, keep=not is_last)
+        forward_passes[rows] += num_forward_passes(stage)
+        stage_stats = StageStats(forward_passes=num_forward_passes(stage), num_images=len(rows))
+        if not is_last:
+            budget = config.max_forward_passes * num_images - float(forward_passes.sum())
+            max_images = max(0, int(budget / num_forward_passes(stages[index + 1])))
+            threshold = calibration.thresholds.margins[index]
+            wanted = needs_more_models(probabilities[rows], threshold, len(rows))
+            within_budget = needs_more_models(probabilities[rows], threshold, max_images)
+            stage_stats = stage_stats.model_copy(update={"over_budget": int(wanted.sum() - within_budget.sum())})
+            rows = rows[within_budget]
+            predictor.keep_rows(rows)
+        stats.append(stage_stats)
+    cascade = CascadeStats(
+        stages=stats,
+        full_forward_passes=full_passes,
+        mean_forward_passes=float(forward_passes.mean()),
+        agreement=calibration.agreement,
+        calibration_size=len(sample),
+        exit_thresholds=list(calibration.thresholds.margins),
+        expected_accuracy_drop=calibration.thresholds.expected_accuracy_drop,
+    )
+    return _finish(store, probabilities, forward_passes, cascade)
 
 
-def total_prediction_flops(jobs: Sequence[FoldJob], selective: CascadeConfig | None, num_images: int) -> float:
-    """Return the operations that the prediction of so many test images takes at most, the sample left aside."""
-    num_views = len(tta_views(jobs[0].views))
-    most = len(jobs) * num_views
-    passes = min(most, selective.max_forward_passes) if selective else most
-    flop = {job.name: pass_flop(job.member) for job in jobs}
-    return num_images * passes * sum(flop[job.name] for job in jobs) / len(jobs)
+def max_prediction_flops(jobs: Sequence[FoldJob], config: CascadeConfig | None, num_images: int) -> float:
+    """Return the operations of predicting the test images at most, the calibration sample left aside."""
+    passes: float = len(jobs) * len(tta_views(jobs[0].tta))
+    if config is not None:
+        passes = min(passes, config.max_forward_passes)
+    return num_images * passes * sum(forward_flops(job.member, job.task) for job in jobs) / len(jobs)
 
 
-def format_cascade_stats(account: Mapping[str, Any], num_images: int) -> str:
-    """Say how many images got how many passes."""
-    everything, mean_passes = account["passes_of_everything"], account["mean_passes"]
-    if "expected_loss" not in account:
-        return f"{num_images:,} test images got all {everything} passes (fold x view)"
-    total, texts = 0, []
-    for asked in account["rounds"]:
-        total += asked["passes"]
-        texts.append(f"{asked['images']:,} at least {total}")
+def format_cascade_stats(stats: CascadeStats, num_images: int) -> str:
+    """Format how many images got how many forward passes."""
+    full, mean = stats.full_forward_passes, stats.mean_forward_passes
+    if stats.expected_accuracy_drop is None:
+        return f"full ensemble for {num_images:,} test images: {full} forward passes (models x TTA views) each"
+    passes, stages = 0, []
+    for stage in stats.stages:
+        passes += stage.forward_passes
+        stages.append(f"{stage.num_images:,} images >= {passes}")
+    over_budget = sum(stage.over_budget for stage in stats.stages)
+    limited = f", compute budget reached for {over_budget:,} images" if over_budget else ""
     return (
-        f"passes (fold x view) of the test images: {', '.join(texts)}, a sample of {account['sample']:,} all "
-        f"{everything}; {mean_passes:.2f} on average, {everything / mean_passes:.1f} times fewer than all; "
-        f"expected loss of accuracy {account['expected_loss']:.5f}" + _describe_cap(account)
+        f"cascade: forward passes (models x TTA views): {', '.join(stages)}, calibration sample of "
+        f"{stats.calibration_size:,} images {full}; mean {mean:.2f}, {full / mean:.1f} times fewer than the full "
+        f"ensemble; expected accuracy drop {stats.expected_accuracy_drop:.5f}{limited}"
     )
 
 
-def _describe_cap(account: Mapping[str, Any]) -> str:
-    refused = sum(asked.get("refused_by_cap", 0) for asked in account["rounds"])
-    return f", and more for {refused:,} images that the cap on passes left as they were" if refused else ""
+@dataclass(frozen=True)
+class _Calibration:
+    probabilities: Probabilities
+    thresholds: ExitThresholds
+    agreement: Agreement
 
 
-def _find_rule(
-    panel: "_EnsemblePredictor", rounds: Sequence[Round], sample: NDArray[np.int64], max_loss: float, held_out: Predictions
-) -> ExitThresholds:
-    """ModelPass everything about a sample, and find the margins at which an image may stop."""
-    ids = panel.store.ids[sample]
-    for number, asked in enumerate(rounds):
-        panel.ask(asked, f"{SAMPLE}_{number}", sample)
-    after_rounds = [panel.estimate(SAMPLE, rounds[: number + 1], ids) for number in range(len(rounds))]
-    # The held-out images know one fold each, so they are compared with what one fold says of the sample.
-    weights = importance_weights(margins(held_out.probabilities), margins(panel.first_fold(rounds, ids)))
-    return fit_exit_thresholds(after_rounds, max_loss, weights)
+def _predict_full(predictor: "_EnsemblePredictor") -> TestPredictions:
+    (stage,) = plan_full_ensemble(len(predictor.jobs), predictor.jobs[0].tta)
+    num_images, passes = len(predictor.store.ids), num_forward_passes(stage)
+    probabilities = predictor.run_stage(stage, f"{STAGE}_0", np.arange(num_images), keep=False)
+    stats = CascadeStats(
+        stages=[StageStats(forward_passes=passes, num_images=num_images)],
+        full_forward_passes=passes,
+        mean_forward_passes=passes,
+        agreement=predictor.agreement(),
+    )
+    return _finish(predictor.store, probabilities, np.full(num_images, passes), stats)
+
+
+def _finish(
+    store: ImageStore, probabilities: Probabilities, forward_passes: NDArray[np.int64], stats: CascadeStats
+) -> TestPredictions:
+    log.info("%s", format_cascade_stats(stats, len(store.ids)))
+    return TestPredictions(Predictions.from_probabilities(store.ids, probabilities), forward_passes, stats)
+
+
+def _calibrate(
+    predictor: "_EnsemblePredictor",
+    stages: Sequence[Stage],
+    sample: NDArray[np.int64],
+    max_accuracy_drop: float,
+    out_of_fold: Predictions,
+) -> _Calibration:
+    """Run the full ensemble on a calibration sample, and fit the exit thresholds."""
+    after_stages = [
+        predictor.run_stage(stage, f"{CALIBRATION}_{index}", sample, keep=True) for index, stage in enumerate(stages)
+    ]
+    # Out of fold, one fold predicts each image: compare with the predictions of one fold on the sample.
+    validation_margins = margins(to_probabilities(out_of_fold.logits))
+    weights = importance_weights(validation_margins, margins(predictor.first_fold()))
+    thresholds = fit_exit_thresholds(after_stages, max_accuracy_drop, weights)
+    agreement = predictor.agreement()
+    predictor.reset()
+    return _Calibration(after_stages[-1], thresholds, agreement)
 
 
 class _EnsemblePredictor:
-    """The nets in the order in which they are asked: fold by fold, in each the heaviest member first."""
+    """The trained models in the order of the cascade: fold by fold, in each the member of the largest weight first.
+
+    Keeps each model's logits of the images that later stages may need, and no more.
+    """
 
     def __init__(
         self,
         jobs: Sequence[FoldJob],
-        ensemble: Mapping[str, Any],
+        ensemble: Ensemble,
         store: ImageStore,
         executor: Executor,
-        view: ProgressDisplay,
+        display: ProgressDisplay,
     ) -> None:
-        self._weights, self._temperatures = ensemble["weights"], ensemble["temperatures"]
-        heard = [job for job in jobs if self._weights[job.name] > SMALLEST_WEIGHT]
-        self.jobs = sorted(heard, key=lambda job: (job.fold, -self._weights[job.name], job.name))
-        self.views = self.jobs[0].views
-        self.store, self._executor, self._view = store, executor, view
+        weights = ensemble.weights
+        used = [job for job in jobs if weights[job.name] > MIN_WEIGHT]
+        self.jobs = sorted(used, key=lambda job: (job.fold, -weights[job.name], job.name))
+        self.store = store
+        self._ensemble, self._executor, self._display = ensemble, executor, display
+        self.reset()
 
-    def ask(self, asked: Round, name: str, rows: NDArray[np.int64]) -> None:
-        jobs = [(self.jobs[ask.net], PredictRequest(rows, ask.views, name)) for ask in asked]
-        self._executor.predict(jobs, self.store, self._view)
+    def reset(self) -> None:
+        """Forget all logits."""
+        self._parts: list[list[tuple[float, Predictions]]] = [[] for _ in self.jobs]
+        self._labels: dict[int, NDArray[np.uint8]] = {}
 
-    def estimate(self, name: str, rounds: Sequence[Round], ids: Ids) -> NDArray[np.float32]:
-        """Blend what the nets have said so far about some images."""
-        return self._blend(name, rounds, ids, range(len(self.jobs)))
+    def run_stage(self, stage: Stage, name: str, rows: NDArray[np.int64], *, keep: bool) -> Probabilities:
+        """Run a stage on some images; return the ensemble's probabilities [rows, classes] by all stages so far.
 
-    def first_fold(self, rounds: Sequence[Round], ids: Ids) -> NDArray[np.float32]:
-        """Blend all that the first fold of every member says of the sample."""
-        first = [net for net, job in enumerate(self.jobs) if job.fold == self.jobs[0].fold]
-        return self._blend(SAMPLE, rounds, ids, first)
+        Without `keep`, for the last stage, each model's logits are dropped as soon as they are averaged.
+        """
+        requests = [(self.jobs[p.model], PredictRequest(rows, p.views, name)) for p in stage]
+        weights = {p.model: sum(view.weight for view in p.views) for p in stage}
+        predicted = self._executor.predict(requests, self.store, self._display)
 
-    def agreement(self, name: str, rounds: Sequence[Round], ids: Ids) -> dict[str, Any]:
-        """Return on what share of some images, about which every net was asked everything, two nets say the same."""
-        said = [self._blend(name, rounds, ids, [net]).argmax(1) for net in range(len(self.jobs))]
-        shares = [[float((one == other).mean()) for other in said] for one in said]
-        return {"images": len(ids), "nets": [str(job) for job in self.jobs], "shares": shares}
+        def members() -> Iterator[tuple[str, Predictions]]:
+            for model, job in enumerate(self.jobs):
+                if model in weights:
+                    self._parts[model].append((weights[model], next(predicted)))
+                if self._parts[model]:
+                    predictions = self._mean(model)
+                    self._labels[model] = predictions.labels.astype(np.uint8)
+                    if not keep:
+                        self._parts[model] = []
+                    yield job.name, predictions
 
-    def _blend(self, name: str, rounds: Sequence[Round], ids: Ids, nets: Sequence[int]) -> NDArray[np.float32]:
-        asked = {ask.net for round_ in rounds for ask in round_}
-        heard = [net for net in nets if net in asked]
-        weights = [self._weights[self.jobs[net].name] for net in heard]
-        return weighted_mean((self._said(name, rounds, ids, net) for net in heard), weights).probabilities
+        return self._ensemble.probabilities(members())[1]
 
-    def _said(self, name: str, rounds: Sequence[Round], ids: Ids, net: int) -> Predictions:
-        """Return what a net has said so far about some images, at its temperature."""
-        job = self.jobs[net]
-        said = [
-            (sum(view.weight for view in ask.views), job.folder.test(f"{name}_{number}").select(ids))
-            for number, asked in enumerate(rounds)
-            for ask in asked
-            if ask.net == net
-        ]
-        whole = mean_of_logits([part for _, part in said], [weight for weight, _ in said])
-        return whole.at_temperature(self._temperatures[job.name])
+    def keep_rows(self, rows: NDArray[np.int64]) -> None:
+        """Drop the logits of all images but some rows of the store."""
+        ids = self.store.ids[rows]
+        self._parts = [[(weight, part.select(ids)) for weight, part in parts] for parts in self._parts]
+
+    def first_fold(self) -> Probabilities:
+        """Return the ensemble's probabilities by the models of the first fold alone."""
+        first = [model for model, job in enumerate(self.jobs) if job.fold == self.jobs[0].fold]
+        return self._ensemble.probabilities((self.jobs[model].name, self._mean(model)) for model in first)[1]
+
+    def agreement(self) -> Agreement:
+        """Return the agreement of each pair of models on the images of the last stage."""
+        labels = list(self._labels.values())
+        shares = [[float((first == second).mean()) for second in labels] for first in labels]
+        return Agreement(num_images=len(labels[0]), models=[str(job) for job in self.jobs], shares=shares)
+
+    def _mean(self, model: int) -> Predictions:
+        """Return the mean of a model's logits over all TTA views so far."""
+        return mean_logits([part for _, part in self._parts[model]], [weight for weight, _ in self._parts[model]])

@@ -1,28 +1,34 @@
-"""The commands. Each reads its options, calls a stage, and prints where the results are."""
+"""The commands: each parses its options, calls the workflow, and prints the results."""
 
 import errno
+import inspect
 import os
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from pipeline.config_files import CONFIGS, DEFAULT_CONFIG, load_config
+from pipeline.console import format_comparison, format_metrics, format_scores, format_upload, print_runs, sorted_runs
 from pipeline.errors import UserError
+from pipeline.ledger import SUBMISSIONS, Ledger
 from pipeline.progress import set_up_logging
-from pipeline.config_files import DEFAULT_CONFIG, CONFIGS, load_config
-from pipeline.ledger import SUBMISSIONS
-from pipeline.console import describe, format_comparison, format_metrics, format_upload
+from pipeline.task import CIFAR10, Task
 
 if TYPE_CHECKING:
-    from pipeline.workflow import Work
+    from pipeline.context import RunContext
+    from pipeline.workflow import JobResult
 
-# The commands import the stages themselves: torch and timm take seconds, and --help should not.
+# Commands import the workflow themselves: torch and timm take seconds, and --help should not.
 
 INPUT = Path("input")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-INTERRUPTED = 130  # the status with which typer ends a command after Ctrl-C
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+INTERRUPTED = 130  # typer's exit status after Ctrl-C
 
 app = typer.Typer(
     help="A pipeline for Kaggle's CIFAR-10 competition. Without a command: the whole job (`all`).",
@@ -32,208 +38,242 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipeOption = Annotated[
-    Path | None, typer.Option("--config", help="The recipe, a YAML file; not given: the run's own, else quick.yaml.")
-]
 InputOption = Annotated[
-    Path, typer.Option("--input", help="The folder with Kaggle's files, or with torchvision's cifar-10-batches-py.")
+    Path, typer.Option("--input", help="Folder with Kaggle's files, or with torchvision's copy of the dataset.")
 ]
 RunOption = Annotated[
-    str | None,
-    typer.Option("--run", help="The run's name, a folder in submissions/; not given: the recipe's name."),
+    str | None, typer.Option("--run", help="Name of the run, a folder in submissions/; default: the config's name.")
 ]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change one value of the recipe, for example folds.num_folds=3; may be repeated."),
-]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only, no progress.")]
 
 
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Results and warnings only, no progress.")]
-ExecutorOption = Annotated[
-    Literal["local", "ray"], typer.Option("--executor", help="ExecutorOptions jobs run: here, or on a Ray cluster.")
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option("--address", help="The Ray cluster: auto, or HOST:PORT; not given: one is started on this machine."),
-]
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a run, shared by `all`, `train`, `predict` and `demo`."""
+
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file; default: the run's own config, else quick.yaml.")
+    ] = None
+    input_dir: InputOption = INPUT
+    run: RunOption = None
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a value of the config, for example folds.num_folds=3; repeatable."),
+    ] = None
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option("--executor", help="Run jobs on this machine, or on a Ray cluster.")
+    ] = "local"
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Ray cluster: auto, or HOST:PORT; default: start one on this machine."),
+    ] = None
+    quiet: QuietOption = False
+
+    def context(self, task: Task, *, fold: int | None = None) -> "RunContext":
+        """Open the run."""
+        from pipeline.context import open_context
+
+        return open_context(task, only_fold=fold, **self._arguments(self.config, self.run))
+
+    def demo_context(self, task: Task) -> "RunContext":
+        """Open the demo's run, on the synthetic dataset."""
+        from pipeline.context import open_demo
+
+        return open_demo(task, **self._arguments(self.config or CONFIGS / "demo.yaml", self.run or "demo"))
+
+    def _arguments(self, config: Path | None, run: str | None) -> dict[str, Any]:
+        from pipeline.executors.factory import ExecutorOptions
+
+        if self.quiet:
+            set_up_logging(quiet=True)
+        return {
+            "config_path": config,
+            "input_dir": self.input_dir,
+            "run_name": run,
+            "overrides": self.overrides or (),
+            "executor": ExecutorOptions(self.executor, self.address),
+        }
+
+
+def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `options` of a command by the fields of RunOptions, as typer sees them."""
+    hints = get_type_hints(RunOptions, include_extras=True)
+    names = [field.name for field in fields(RunOptions)]
+    shared = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(RunOptions)
+    ]
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.name != "options"
+    ]
+
+    @wraps(command)
+    def wrapper(**values: Any) -> None:
+        options = RunOptions(**{name: values.pop(name) for name in names})
+        command(**values, options=options)
+
+    wrapper.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    own_hints = {name: hint for name, hint in get_type_hints(command, include_extras=True).items() if name != "options"}
+    wrapper.__annotations__ = own_hints | {name: hints[name] for name in names}
+    return wrapper
 
 
 @app.callback(invoke_without_command=True)
 def without_command(context: typer.Context, quiet: QuietOption = False) -> None:
-    """Run the whole job when no command is given."""
+    """Run the whole job without a command."""
     set_up_logging(quiet=quiet)
+    context.obj = context.obj or CIFAR10
     if context.invoked_subcommand is None:
-        all_()
+        _run_all(RunOptions().context(context.obj))
 
 
 @app.command("all")
-def all_(
-    recipe: RecipeOption = None,
-    input_dir: InputOption = INPUT,
-    run: RunOption = None,
-    overrides: SetOption = None,
-    executor: ExecutorOption = "local",
-    address: AddressOption = None,
-    quiet: QuietOption = False,
-) -> None:
-    """The whole job: prepare, train, validate, predict, report. Given again after a stop, it goes on."""
-    from pipeline import workflow
-
-    _be_quiet(quiet)
-    work = stages.open_work(recipe, input_dir, run, overrides or (), executor, address)
-    stages.train(work, then_predict=True)
-    _predict(work)
-    _report(work)
+@takes_run_options
+def all_(context: typer.Context, options: RunOptions) -> None:
+    """The whole job: prepare, train, evaluate, predict, report. Resumes if interrupted."""
+    _run_all(options.context(context.obj))
 
 
 @app.command()
-def demo(
-    run: RunOption = "demo",
-    overrides: SetOption = None,
-    executor: ExecutorOption = "local",
-    address: AddressOption = None,
-    quiet: QuietOption = False,
-) -> None:
-    """The whole job on a small drawn competition: no download, about a minute."""
-    from pipeline import workflow
-
-    _be_quiet(quiet)
+@takes_run_options
+def demo(context: typer.Context, options: RunOptions) -> None:
+    """The whole job on a small synthetic dataset: no download, about a minute."""
     print(
-        "DEMO: the images are drawn by program. It shows that the whole job works here;\n"
-        "its accuracy says nothing about CIFAR-10. The real job: python run.py download, then python run.py\n",
+        "DEMO: synthetic images. It shows that the whole job works here; its accuracy is not comparable with that on\n"
+        "real images. The real job: python run.py download, then python run.py\n",
         flush=True,
     )
-    folder, labels = stages.draw_demo(INPUT)
-    work = stages.open_work(CONFIGS / "demo.yaml", folder, run, overrides or (), executor, address)
-    stages.train(work, then_predict=True)
-    _predict(work)
-    print(f"accuracy on the drawn test images that count: {describe(stages.score_test(work.run, labels))}")
-    _report(work)
+    _run_all(options.demo_context(context.obj))
 
 
 @app.command()
-def download(input_dir: InputOption = INPUT) -> None:
-    """Fetch Kaggle's files into the input folder with the kaggle client."""
-    from pipeline import workflow
+def download(context: typer.Context, input_dir: InputOption = INPUT) -> None:
+    """Download Kaggle's files into the input folder."""
+    from pipeline.submission.kaggle_client import KaggleClient
 
-    print(stages.download(input_dir))
+    print(KaggleClient(context.obj).download(input_dir))
 
 
 @app.command()
 def prepare(
-    recipe: RecipeOption = None,
+    context: typer.Context,
+    config: Annotated[Path, typer.Option("--config", help="YAML file, for its cache folder.")] = DEFAULT_CONFIG,
     input_dir: InputOption = INPUT,
-    overrides: SetOption = None,
-    again: Annotated[bool, typer.Option("--again", help="Decode again, even if it is done.")] = False,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a value of the config.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Decode again, even if the cache is complete.")] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Decode the images once, into .cache in the input folder."""
+    from pipeline.data.image_cache import cache_folder
     from pipeline.data.prepare import prepare as decode
+    from pipeline.data.source import find_source
 
-    _be_quiet(quiet)
-    config = load_config(recipe or DEFAULT_CONFIG, overrides or ())
-    for split, store in decode(input_dir, config.images.cache_dir, again=again).items():
+    if quiet:
+        set_up_logging(quiet=True)
+    cache_dir = load_config(config, overrides or ()).images.cache_dir
+    source = find_source(input_dir, context.obj)
+    for split, store in decode(source, cache_folder(cache_dir, input_dir), again=again).items():
         print(f"{split}: {len(store.ids):,} images in {store.folder}")
 
 
 @app.command()
+@takes_run_options
 def train(
-    recipe: RecipeOption = None,
-    input_dir: InputOption = INPUT,
-    run: RunOption = None,
-    overrides: SetOption = None,
-    fold: Annotated[int | None, typer.Option(help="Only this fold, from 0: a quick check of a recipe.")] = None,
-    executor: ExecutorOption = "local",
-    address: AddressOption = None,
-    quiet: QuietOption = False,
+    context: typer.Context,
+    options: RunOptions,
+    fold: Annotated[int | None, typer.Option(help="Train only this fold, from 0: a quick check of a config.")] = None,
 ) -> None:
-    """Train what is not trained yet, and judge it on the images held out."""
+    """Train the missing folds and evaluate them on their validation images."""
     from pipeline import workflow
 
-    _be_quiet(quiet)
-    work = stages.open_work(recipe, input_dir, run, overrides or (), executor, address)
-    stages.train(work, only_fold=fold)
-    print(format_metrics(stages.validate(work.run)))
-    print(f"run: {work.run.path}")
+    job = options.context(context.obj, fold=fold)
+    print(format_metrics(workflow.train(job).metrics))
+    print(f"run: {job.run.path}")
 
 
 @app.command()
-def validate(run: RunOption = None) -> None:
-    """Print a run's scores: per fold, out of fold, per class, confusion. Write metrics.json."""
+def validate(context: typer.Context, run: RunOption = None) -> None:
+    """Print a run's scores: per fold, out of fold, per class, confusion matrix. Writes metrics.json."""
     from pipeline import workflow
+    from pipeline.context import open_run
 
-    folder = stages.open_run(run)
-    print(format_metrics(stages.validate(folder)))
-    print(f"metrics: {folder.path / 'metrics.json'}")
+    folder = open_run(run)
+    print(format_metrics(workflow.validate(folder, context.obj).metrics))
+    print(f"metrics: {folder.metrics_path}")
 
 
 @app.command()
-def predict(
-    recipe: RecipeOption = None,
-    input_dir: InputOption = INPUT,
-    run: RunOption = None,
-    overrides: SetOption = None,
-    executor: ExecutorOption = "local",
-    address: AddressOption = None,
-    quiet: QuietOption = False,
-) -> None:
-    """Predict the test images with every fold, blend, and write a checked submission.csv."""
+@takes_run_options
+def predict(context: typer.Context, options: RunOptions) -> None:
+    """Predict the test images with all folds, and write a checked submission.csv."""
     from pipeline import workflow
 
-    _be_quiet(quiet)
-    _predict(stages.open_work(recipe, input_dir, run, overrides or (), executor, address))
+    job = options.context(context.obj)
+    _print_result(job, workflow.predict(job))
 
 
 @app.command()
 def report(
+    context: typer.Context,
     run: RunOption = None,
     input_dir: InputOption = INPUT,
     every: Annotated[bool, typer.Option("--all", help="One page over all runs, submissions/index.html.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a run's report.html: scores, curves, confusion, errors, doubtful labels, test images."""
+    """Write a run's report.html: scores, curves, confusion matrix, errors, label issues, test images."""
     from pipeline import workflow
+    from pipeline.context import open_run
 
-    _be_quiet(quiet)
-    print(stages.report_all() if every else stages.report(stages.open_run(run), input_dir))
+    if quiet:
+        set_up_logging(quiet=True)
+    print(workflow.report_all_runs() if every else workflow.report(open_run(run), input_dir, context.obj))
 
 
 @app.command()
 def check(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A submission, for example submissions/quick/submission.csv.")],
     input_dir: InputOption = INPUT,
 ) -> None:
-    """Would Kaggle take this file? Tells every way in which it would not."""
-    from pipeline.submission import check
+    """Validate a submission file and list every problem."""
+    from pipeline.submission.check import check as find_problems
+    from pipeline.submit import expected_submission
 
-    problems, against = checking.check(file, input_dir)
+    expected = expected_submission(file, input_dir, context.obj)
+    problems = find_problems(file, expected, context.obj)
     if problems:
-        raise UserError(f"{file} would be refused (checked against {against}):\n  " + "\n  ".join(problems))
-    print(f"{file}: good to upload (checked against {against})")
+        raise UserError(f"{file} would be rejected (checked against {expected}):\n  " + "\n  ".join(problems))
+    print(f"{file}: valid (checked against {expected})")
 
 
 @app.command()
 def submit(
-    file: Annotated[Path | None, typer.Argument(help="A submission; not given: the run's.")] = None,
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="A submission; default: the run's.")] = None,
     run: RunOption = None,
     input_dir: InputOption = INPUT,
-    message: Annotated[str | None, typer.Option(help="Not given: run, recipe and cross-validation.")] = None,
+    message: Annotated[str | None, typer.Option(help="Default: run, config and cross-validation.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the score.")] = True,
     seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long to wait for the score.")] = 900,
     again: Annotated[bool, typer.Option("--again", help="Upload a file that was uploaded before.")] = False,
 ) -> None:
-    """Check a submission, upload it to Kaggle once, wait for its score, and write it in the ledger."""
-    from pipeline import checking, stages
+    """Check a submission, upload it to Kaggle once, wait for its score, and record it in the ledger."""
+    from pipeline.context import open_run
+    from pipeline.submit import submit as submit_file
 
-    upload, cv = checking.submit(
-        file or stages.open_run(run).submission,
-        stages.ledger(),
+    upload, scores = submit_file(
+        file or open_run(run).submission,
         input_dir,
+        context.obj,
         message=message,
         again=again,
         wait_seconds=seconds if wait else 0.0,
     )
-    print(format_upload(upload, cv))
+    print(format_upload(upload, scores.accuracy if scores else None))
 
 
 runs_app = typer.Typer(help="Every run with its cross-validation and its scores on Kaggle.", rich_markup_mode=None)
@@ -245,30 +285,51 @@ def runs(
     context: typer.Context,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    sort: Annotated[str, typer.Option(help="By which column; the best, or the newest, comes first.")] = "date",
-    only: Annotated[str, typer.Option("--filter", help="Only runs whose name, recipe or members hold this text.")] = "",
-    refresh: Annotated[bool, typer.Option("--refresh", help="First fetch scores that are missing.")] = False,
+    sort: Annotated[str, typer.Option(help="Sort by this column; the best, or the newest, comes first.")] = "date",
+    text: Annotated[str, typer.Option("--filter", help="Only runs whose name, config or members contain this.")] = "",
+    refresh: Annotated[bool, typer.Option("--refresh", help="Fetch missing scores first.")] = False,
 ) -> None:
-    """The ledger: every run with its recipe, cross-validation, time, and scores."""
+    """The ledger: every run with its config, cross-validation, time and scores."""
     if context.invoked_subcommand is not None:
         return
-    from pipeline.ledger import Ledger
-    from pipeline.runs_table import print_runs, sorted_runs
-
     if refresh:
-        from pipeline import workflow
+        from pipeline.submit import refresh_scores
 
-        for upload in stages.refresh_scores():
+        for upload in refresh_scores(context.obj):
             print(format_upload(upload, None), file=sys.stderr)
-    print_runs(sorted_runs(Ledger(SUBMISSIONS).rows(), sort, only), as_csv=as_csv, as_json=as_json)
+    print_runs(sorted_runs(Ledger(SUBMISSIONS).rows(), sort, text), as_csv=as_csv, as_json=as_json)
 
 
 @runs_app.command()
-def diff(one: str, other: str) -> None:
-    """What differs between two runs: their recipes, their scores, and whether that is more than chance."""
-    from pipeline import workflow
+def diff(first: str, second: str) -> None:
+    """Compare two runs: configs, scores, and whether the difference is statistically significant."""
+    from pipeline.context import open_run
+    from pipeline.evaluate import compare_runs
 
-    print(format_comparison(one, other, stages.compare(one, other)))
+    print(format_comparison(first, second, compare_runs(open_run(first), open_run(second))))
+
+
+def main(task: Task = CIFAR10) -> None:
+    """Run a command; user errors are printed without a traceback, exit status 1."""
+    # OpenMP threads that wait should spin only briefly: beside another busy process they would take most of the cores'
+    # time (docs/experiments.md). It is read when torch is loaded, so it must be set before.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(obj=task)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        # torch creates a temporary file when it is loaded, and tempfile reports a full disk in its own way.
+        if error.errno not in DISK_FULL and "No usable temporary directory" not in str(error):
+            raise
+        print(f"error: disk full ({error}); make room, then rerun the same command", file=sys.stderr)
+        sys.exit(1)
+    except SystemExit as exit_:
+        if exit_.code == INTERRUPTED:
+            print("interrupted; progress saved, rerun the same command to resume", file=sys.stderr)
+        raise
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -276,50 +337,24 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> None:
-    """Run a command; what the user can mend is one clear text on stderr and status 1."""
-    # Threads of OpenMP that wait should spin for a moment only: beside another busy process they would take most of
-    # what the cores have (configs/LOG.md). It is read when torch is loaded, so it has to be set before.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        # torch wants a temporary file when it is loaded, and tempfile tells a full disk in its own way.
-        if error.errno not in NO_ROOM and "No usable temporary directory" not in str(error):
-            raise
-        print(f"error: no room on the disk ({error}); make room, then give the same command again", file=sys.stderr)
-        sys.exit(1)
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:
-            print("stopped; what was finished is saved, the same command goes on from there", file=sys.stderr)
-        raise
-
-
-def _be_quiet(quiet: bool) -> None:
-    """Take the option behind the command as well as in front of it."""
-    if quiet:
-        set_up_logging(quiet=True)
-
-
-def _predict(work: "Work") -> None:
-    """Write the submission and print the run's scores and what to do next."""
-    from pipeline import checking, stages
-
-    test_scores = stages.predict_test(work)
-    metrics: dict[str, Any] = work.run.load_json("metrics.json")
-    print(format_metrics(metrics))
-    if test_scores is not None:
-        print(f"test images: {describe(test_scores)}")
-    print(f"run: {work.run.path}")
-    print(f"submission, checked: {work.run.submission}")
-    print(checking.upload_instructions(work.run, metrics))
-
-
-def _report(work: "Work") -> None:
+def _run_all(job: "RunContext") -> None:
     from pipeline import workflow
 
-    print(f"report: {stages.report(work.run, work.input_dir)}")
+    result = workflow.run_all(job)
+    _print_result(job, result)
+    print(f"report: {result.report}")
+
+
+def _print_result(job: "RunContext", result: "JobResult") -> None:
+    """Print the run's scores and what to do next."""
+    from pipeline.submission.check import upload_instructions
+    from pipeline.submit import message_of
+
+    run = job.run
+    print(format_metrics(result.evaluation.metrics))
+    if result.test_scores is not None:
+        print(f"scored test images: {format_scores(result.test_scores)}")
+    print(f"run: {run.path}")
+    print(f"submission, checked: {run.submission}")
+    num_rows = len(result.test.predictions.ids)
+    print(upload_instructions(run.name, run.submission, message_of(run), num_rows, job.task))

@@ -62,7 +62,7 @@ class MuonConfig(BaseConfig):
     ns_steps: int = Field(3, ge=1, le=10)
     """Newton-Schulz iterations per step."""
     normalize_filters: bool = True
-    """Before each step, rescale each convolution's weight to the norm sqrt(output channels), as airbench94_muon does."""
+    """Before each step, rescale each convolution's weight to the norm sqrt(output channels) (airbench94_muon)."""
 
 
 class OptimizerConfig(BaseConfig):

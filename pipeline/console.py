@@ -1,92 +1,151 @@
-"""Numbers -> the texts that the commands print."""
+"""Results -> the texts and tables that commands print."""
 
+import csv
+import json
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, fields
 
-from pipeline.ledger import Upload
+from rich.console import Console
+from rich.table import Table
 
-Scores = Mapping[str, Any]
+from pipeline.errors import RunError
+from pipeline.ledger import RunRow, Upload
+from pipeline.results import ClassScores, Comparison, EnsembleMetrics, MemberMetrics, Metrics, Scores
+
+COLUMNS = tuple(field.name for field in fields(RunRow))
+SIGNIFICANCE = 0.05
 
 
-def describe(scores: Scores) -> str:
-    """Say accuracy with its interval, log loss and n in one line."""
-    low, high = scores["accuracy_95"]
+def format_scores(scores: Scores) -> str:
+    """Format accuracy with its confidence interval, log loss and n."""
+    low, high = scores.accuracy_95
     return (
-        f"accuracy {scores['accuracy']:.4f} (95 %: {low:.4f} to {high:.4f}), "
-        f"log loss {scores['log_loss']:.4f}, n = {scores['num_images']:,}"
+        f"accuracy {scores.accuracy:.4f} (95 % CI {low:.4f} to {high:.4f}), "
+        f"log loss {scores.log_loss:.4f}, n = {scores.num_images:,}"
     )
 
 
-def format_metrics(metrics: Mapping[str, Any]) -> str:
-    """Lay out folds, members, classes and the confusion matrix."""
-    lines = []
-    for name, member in metrics["members"].items():
-        lines += [f"{name}: fold {fold}: {describe(scores)}" for fold, scores in member["folds"].items()]
-        compute, num_folds = member["compute"], len(member["folds"])
-        if num_folds:
-            lines.append(
-                f"{name}: trained folds {num_folds}, {compute['training_seconds'] / 60:.1f} min, "
-                f"{compute['training_flop'] / 1e15:.3f} PFLOP, "
-                f"{compute['training_flop'] / compute['training_seconds'] / 1e9:.0f} GFLOP/s; "
-                f"prediction {compute['prediction_flop_per_image'] / 1e9:.3f} GFLOP an image and fold"
-            )
-        if "out_of_fold" in member:
-            lines.append(f"{name}: out of fold: {describe(member['out_of_fold'])}")
-    if "blend" in metrics:
-        parts = [
-            f"{name} {weight:.3f} at temperature {metrics['temperatures'][name]:.2f}"
-            for name, weight in metrics["weights"].items()
-        ]
-        lines.append(f"blend ({', '.join(parts)}): out of fold: {describe(metrics['blend'])}")
-        lines += ["", *_classes(metrics), "", *_confusion(metrics["confusion"], list(metrics["per_class"])), ""]
-    if metrics["missing"]:
-        lines += [f"not trained yet: {', '.join(metrics['missing'])}"]
+def format_metrics(metrics: Metrics) -> str:
+    """Format the scores of folds, members, ensemble and classes, and the confusion matrix."""
+    lines = [line for name, member in metrics.members.items() for line in _member_lines(name, member)]
+    if metrics.ensemble is not None:
+        lines += _ensemble_lines(metrics.ensemble)
+    if metrics.missing:
+        lines.append(f"not trained yet: {', '.join(metrics.missing)}")
     return "\n".join(lines)
 
 
-def describe_scores(upload: Upload) -> list[str]:
-    """Say the scores that an upload has."""
-    return [f"{name} {value:.4f}" for name, value in _scores(upload).items()]
-
-
-def format_upload(upload: Upload, cv: float | None) -> str:
-    """Say what became of an upload, beside the cross-validation."""
-    parts = [f"submission {upload.ref} of {upload.file}: {upload.status}", *describe_scores(upload)]
-    if cv is not None:
-        parts.append(f"out of fold {cv:.4f}")
-        parts += [f"{name} - out of fold {value - cv:+.4f}" for name, value in _scores(upload).items()]
+def format_upload(upload: Upload, out_of_fold: float | None) -> str:
+    """Format an upload next to the out-of-fold accuracy of its run."""
+    parts = [f"submission {upload.ref} of {upload.file}: {upload.status}"]
+    scores = {name: score for name in ("public", "private") if (score := getattr(upload, name)) is not None}
+    parts += [f"{name} {score:.4f}" for name, score in scores.items()]
+    if out_of_fold is not None:
+        parts.append(f"out of fold {out_of_fold:.4f}")
+        parts += [f"{name} - out of fold {score - out_of_fold:+.4f}" for name, score in scores.items()]
     return ", ".join([*parts, *([upload.reason] if upload.reason else [])])
 
 
-def _scores(upload: Upload) -> dict[str, float]:
-    both = {"public": upload.public, "private": upload.private}
-    return {name: value for name, value in both.items() if value is not None}
-
-
-def format_comparison(one: str, other: str, found: Mapping[str, Any]) -> str:
-    """Lay out how two runs differ."""
-    test = found["test"]
-    verdict = "more than chance would often give" if test["p_value"] < 0.05 else "no more than chance may give"
+def format_comparison(first: str, second: str, comparison: Comparison) -> str:
+    """Format how two runs differ."""
+    test = comparison.test
+    verdict = "significant" if test.p_value < SIGNIFICANCE else "not significant"
     return "\n".join(
         [
-            f"recipe, {one} -> {other}:",
-            *(f"  {line}" for line in found["recipe"] or ["the same"]),
-            *(f"{name}: out of fold: {describe(s)}" for name, s in zip((one, other), found["accuracy"], strict=True)),
-            f"of {test['num_images']:,} images only {one} has {test['only_first']:,} right, only {other} "
-            f"{test['only_second']:,}: McNemar's exact test p = {test['p_value']:.3g}, {verdict}",
+            f"config, {first} -> {second}:",
+            *(f"  {line}" for line in comparison.config or ["no difference"]),
+            *(
+                f"{name}: out of fold: {format_scores(scores)}"
+                for name, scores in zip((first, second), comparison.scores, strict=True)
+            ),
+            f"of {test.num_images:,} images only {first} classifies {test.only_first:,} correctly, only {second} "
+            f"{test.only_second:,}: McNemar's exact test p = {test.p_value:.3g}, {verdict} at 5 %",
         ]
     )
 
 
-def _classes(metrics: Mapping[str, Any]) -> list[str]:
-    lines = ["class        accuracy  95 % interval        n"]
-    for name, scores in metrics["per_class"].items():
-        low, high = scores["accuracy_95"]
-        lines.append(f"{name:<12} {scores['accuracy']:.4f}    {low:.4f} to {high:.4f}  {scores['num_images']:>6,}")
+def sorted_runs(rows: Sequence[RunRow], column: str, text: str) -> list[RunRow]:
+    """Return the rows that contain a text, sorted by a column: numbers and dates descending, texts ascending.
+
+    Raises RunError for an unknown column.
+    """
+    if column not in COLUMNS:
+        raise RunError(f"--sort {column}: expected one of {', '.join(COLUMNS)}")
+    matching = [row for row in rows if text.lower() in f"{row.run} {row.config} {row.members}".lower()]
+    known = [row for row in matching if getattr(row, column) not in (None, "")]
+    unknown = [row for row in matching if getattr(row, column) in (None, "")]
+    descending = column not in ("run", "config", "members", "status")
+    return sorted(known, key=lambda row: getattr(row, column), reverse=descending) + unknown
+
+
+def print_runs(rows: Sequence[RunRow], *, as_csv: bool, as_json: bool) -> None:
+    """Print to stdout, by default a table on a terminal and CSV elsewhere."""
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    elif as_csv or not sys.stdout.isatty():
+        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    else:
+        Console().print(runs_table(rows))
+
+
+def runs_table(rows: Sequence[RunRow]) -> Table:
+    """Return the ledger as a table for a terminal."""
+    table = Table()
+    for title in ("run", "config", "members", "folds", "CV (95 % CI)", "minutes", "public", "private", "date"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        cv = f"{row.cv:.4f} ({row.cv_low:.4f} to {row.cv_high:.4f})" if row.cv is not None else ""
+        scores = [f"{score:.4f}" if score is not None else "" for score in (row.public, row.private)]
+        minutes = f"{row.minutes:.1f}" if row.minutes is not None else ""
+        if row.status not in ("", "complete"):
+            scores[0] = row.status
+        table.add_row(row.run, row.config, row.members, str(row.folds), cv, minutes, *scores, row.date)
+    return table
+
+
+def _member_lines(name: str, member: MemberMetrics) -> list[str]:
+    lines = [f"{name} fold {fold}: {format_scores(scores)}" for fold, scores in member.folds.items()]
+    compute = member.compute
+    if member.folds:
+        lines.append(
+            f"{name}: {len(member.folds)} folds trained, {compute.training_seconds / 60:.1f} min, "
+            f"{compute.training_flops / 1e15:.3f} PFLOPs, "
+            f"{compute.training_flops / compute.training_seconds / 1e9:.0f} GFLOP/s; "
+            f"prediction {compute.prediction_flops_per_image / 1e9:.3f} GFLOPs per image and fold"
+        )
+    if member.out_of_fold is not None:
+        lines.append(f"{name} out of fold: {format_scores(member.out_of_fold)}")
     return lines
 
 
-def _confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> list[str]:
-    lines = ["true \\ said  " + " ".join(f"{name[:6]:>6}" for name in class_names)]
-    lines += [f"{n:<12} " + " ".join(f"{v:>6}" for v in row) for n, row in zip(class_names, matrix, strict=True)]
+def _ensemble_lines(ensemble: EnsembleMetrics) -> list[str]:
+    members = [
+        f"{name}: weight {weight:.3f}, temperature {ensemble.temperatures[name]:.2f}"
+        for name, weight in ensemble.weights.items()
+    ]
+    return [
+        f"ensemble out of fold: {format_scores(ensemble.scores)} ({'; '.join(members)})",
+        "",
+        *_class_lines(ensemble.per_class),
+        "",
+        *_confusion_lines(ensemble.confusion_matrix, list(ensemble.per_class)),
+        "",
+    ]
+
+
+def _class_lines(per_class: Mapping[str, ClassScores]) -> list[str]:
+    lines = ["class        accuracy  95 % CI              n"]
+    for name, scores in per_class.items():
+        low, high = scores.accuracy_95
+        lines.append(f"{name:<12} {scores.accuracy:.4f}    {low:.4f} to {high:.4f}  {scores.num_images:>6,}")
     return lines
+
+
+def _confusion_lines(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> list[str]:
+    lines = ["true \\ predicted  " + " ".join(f"{name[:6]:>6}" for name in class_names)]
+    return lines + [
+        f"{name:<17} " + " ".join(f"{count:>6}" for count in row) for name, row in zip(class_names, matrix, strict=True)
+    ]

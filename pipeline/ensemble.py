@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from pipeline.predictions import Logits, Predictions
+from pipeline.predictions import EPS, Logits, Predictions
 from pipeline.task import Ids
 
 Probabilities = NDArray[np.float32]
 Labels = NDArray[np.int64]
-EPS = 1e-30  # keeps the logarithm of a probability of 0 finite
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,7 @@ class Ensemble:
 
     def combine(self, members: Iterable[tuple[str, Predictions]]) -> Predictions:
         """Return the ensemble's predictions as logits: the logarithms of `probabilities`."""
-        ids, probabilities = self.probabilities(members)
-        return Predictions(ids, np.log(np.maximum(probabilities, EPS)))
+        return Predictions.from_probabilities(*self.probabilities(members))
 
     def uncalibrated(self) -> "Ensemble":
         """Return the same weights with every temperature at 1."""

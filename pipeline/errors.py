@@ -1,25 +1,25 @@
-"""Faults that the person at the keyboard can mend: what was found, what was expected, what to do."""
+"""Errors the user can fix: what was found, what was expected, what to do."""
 
 
 class UserError(ValueError):
-    """The command line prints the text and ends with status 1; anything else is our own fault and shows a traceback."""
+    """Printed without a traceback, exit status 1; any other exception is a bug and shows its traceback."""
 
 
 class ConfigError(UserError):
-    """A recipe that can't be run."""
+    """An invalid config."""
 
 
 class InputError(UserError):
-    """Files from outside that can't be used."""
+    """Input files that are missing, corrupted or unexpected."""
 
 
 class RunError(UserError):
-    """A run's folder that can't be gone on with."""
+    """A run folder that can't be read, written or resumed."""
 
 
 class TrainingError(UserError):
-    """A training that can't go on."""
+    """A training that can't continue."""
 
 
 class KaggleError(UserError):
-    """Kaggle's service says no, or says nothing."""
+    """The Kaggle API rejected the request or timed out."""

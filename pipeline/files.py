@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the whole new one, never a part."""
+"""Atomic writes: a reader sees the old file or the complete new one."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pipeline.errors import RunError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write beside the path, push to disk, then take its name. Raises RunError when the disk is full or read-only."""
+    """Write to a temporary file, fsync, rename. Raises RunError for a write error, such as a full disk."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,8 +20,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         raise RunError(
-            f"{path} can't be written: {error.strerror or error}. What stood there before is untouched; "
-            "make room or choose another folder, then give the same command again"
+            f"{path} can't be written: {error.strerror or error}. An existing file is unchanged; "
+            "free some space or choose another folder, then rerun the same command"
         ) from None
     finally:
         partial.unlink(missing_ok=True)

@@ -1,15 +1,16 @@
-"""submissions/: every run with its recipe and cross-validation, every upload with its scores, side by side."""
+"""submissions/: every run with its config and cross-validation, every upload with its scores."""
 
-import fcntl
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from pipeline.errors import RunError
 from pipeline.files import write_json
+from pipeline.results import Metrics
 
 SUBMISSIONS = Path("submissions")
 
@@ -23,22 +24,28 @@ class Upload:
     file: str
     message: str
     date: str
-    """When it was sent, UTC."""
+    """When the upload started, UTC."""
     ref: int | None = None
-    """Kaggle's number; None: begun, and not known whether it arrived."""
-    status: str = "begun"
-    """begun, pending, complete or error."""
+    """Kaggle's reference number; None: started, and unknown whether it arrived."""
+    status: str = "started"
+    """started, pending, complete or error."""
     public: float | None = None
     private: float | None = None
     reason: str = ""
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """The known scores: public, private, both or none."""
+        scores = {"public": self.public, "private": self.private}
+        return {name: score for name, score in scores.items() if score is not None}
+
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """A run, and its best upload if it has one."""
 
     run: str
-    recipe: str
+    config: str
     members: str
     folds: int
     cv: float | None
@@ -52,75 +59,80 @@ class Row:
 
 
 class Ledger:
-    """The book of a folder of runs. Uploads stand in its ledger.json; what a run is stands in the run's own folder."""
+    """Registry of runs; uploads are stored in ledger.json, what a run is in the run's own folder."""
 
     def __init__(self, submissions: Path) -> None:
         self._submissions = submissions
         self._path = submissions / "ledger.json"
 
     def uploads(self) -> list[Upload]:
-        """Return all uploads, the oldest first. Raises RunError if the book is damaged."""
+        """Return all uploads, the oldest first. Raises RunError if ledger.json is corrupted."""
         if not self._path.exists():
             return []
         try:
             return [Upload(**entry) for entry in json.loads(self._path.read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"{self._path} can't be read ({error}); mend it, or move it away to begin another") from None
+            raise RunError(
+                f"{self._path} can't be read ({error}); fix it, or move it away to start a new one"
+            ) from None
 
     def of_file(self, sha256: str) -> list[Upload]:
         """Return the uploads of a file, by its SHA-256, the oldest first."""
         return [upload for upload in self.uploads() if upload.sha256 == sha256]
 
-    def keep(self, upload: Upload) -> None:
-        """Write an upload down in place of what stood there of it; its message is like no other's."""
-        with self._writing():
-            others = [u for u in self.uploads() if u.message != upload.message]
+    def record_upload(self, upload: Upload) -> None:
+        """Insert an upload, or replace the one with the same message (messages are unique)."""
+        self._submissions.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._submissions / ".ledger.lock"):
+            others = [other for other in self.uploads() if other.message != upload.message]
             write_json(self._path, [asdict(each) for each in (*others, upload)])
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[RunRow]:
         """Return every run, the newest first."""
         by_run: dict[str, list[Upload]] = {}
         for upload in self.uploads():
             by_run.setdefault(upload.run, []).append(upload)
         folders = sorted(path.parent for path in self._submissions.glob("*/environment.json"))
-        rows = [_row(folder, by_run.get(folder.name, ())) for folder in folders]
+        rows = [_run_row(folder, by_run.get(folder.name, ())) for folder in folders]
         return sorted(rows, key=lambda row: (row.date, row.run), reverse=True)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        self._submissions.mkdir(parents=True, exist_ok=True)
-        with (self._submissions / ".ledger.lock").open("a", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
-
-def _row(folder: Path, uploads: Sequence[Upload]) -> Row:
-    environment, metrics = _json(folder / "environment.json"), _json(folder / "metrics.json")
-    members = metrics.get("members", {})
-    blend = metrics.get("blend", {})
-    low, high = blend.get("accuracy_95", (None, None))
-    seconds = sum(member["compute"]["training_seconds"] for member in members.values())
+def _run_row(folder: Path, uploads: Sequence[Upload]) -> RunRow:
+    environment, metrics = _read_environment(folder), _read_metrics(folder)
+    members = metrics.members
+    scores = metrics.ensemble.scores if metrics.ensemble is not None else None
+    low, high = scores.accuracy_95 if scores is not None else (None, None)
+    seconds = sum(member.compute.training_seconds for member in members.values())
     best = max(uploads, key=lambda upload: (upload.private or upload.public or 0, upload.date), default=None)
-    return Row(
+    return RunRow(
         run=folder.name,
-        recipe=environment.get("recipe", ""),
+        config=str(environment.get("config", "")),
         members=", ".join(members),
-        folds=max((len(member["folds"]) for member in members.values()), default=0),
-        cv=blend.get("accuracy"),
+        folds=max((len(member.folds) for member in members.values()), default=0),
+        cv=scores.accuracy if scores is not None else None,
         cv_low=low,
         cv_high=high,
         minutes=seconds / 60 if seconds else None,
         public=best.public if best else None,
         private=best.private if best else None,
         status=best.status if best else "",
-        date=environment.get("date", ""),
+        date=str(environment.get("date", "")),
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """Return a run's file, or nothing where the run has not come so far; one broken run must not hide the others."""
+# One corrupted run must not hide the others: what can't be read is shown as missing.
+
+
+def _read_environment(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return environment if isinstance(environment, dict) else {}
+
+
+def _read_metrics(folder: Path) -> Metrics:
+    try:
+        return Metrics.model_validate_json((folder / "metrics.json").read_bytes())
+    except (OSError, ValueError):
+        return Metrics(members={})

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.results import CascadeStats
 from pipeline.task import Ids
 
 Logits = NDArray[np.float32]
+EPS = 1e-30  # keeps the logarithm of a probability of 0 finite
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class Predictions:
             raise ValueError(f"shapes do not match: ids {self.ids.shape}, logits {self.logits.shape}")
         if not (np.diff(self.ids) > 0).all():
             raise ValueError("ids are not ascending, or contain a duplicate")
+
+    @classmethod
+    def from_probabilities(cls, ids: Ids, probabilities: NDArray[np.float32]) -> Self:
+        """Return predictions whose logits are the logarithms of probabilities [N, classes]."""
+        return cls(ids, np.log(np.maximum(probabilities, EPS)))
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -47,3 +55,13 @@ def join(parts: Sequence[Predictions]) -> Predictions:
     ids = np.concatenate([part.ids for part in parts])
     order = np.argsort(ids)
     return Predictions(ids[order], np.concatenate([part.logits for part in parts])[order])
+
+
+@dataclass(frozen=True)
+class TestPredictions:
+    """The ensemble's predictions of the test images, as log probabilities."""
+
+    predictions: Predictions
+    forward_passes: NDArray[np.int64]
+    """Forward passes (models x TTA views) [N] of each image."""
+    stats: CascadeStats

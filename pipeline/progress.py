@@ -1,4 +1,4 @@
-"""What the person sees while it runs, on stderr: a live view on a terminal, plain lines elsewhere."""
+"""Progress bars and logging, on stderr: live bars on a terminal, plain lines elsewhere."""
 
 import logging
 import time
@@ -20,14 +20,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-ProgressCallback = Callable[[int, int], None]  # hears how many images are done, and of how many
+ProgressCallback = Callable[[int, int], None]  # called with (done, total), in images
 
 console = Console(stderr=True)
 log = logging.getLogger("pipeline")
 
 
 def set_up_logging(*, quiet: bool = False) -> None:
-    """Send the pipeline's log lines to stderr, above any bars; quiet: neither lines nor bars, only warnings."""
+    """Log to stderr, above the progress bars; quiet: no bars, and only warnings."""
     console.quiet = quiet
     handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False)
     if quiet or not console.is_terminal:
@@ -39,88 +39,98 @@ def set_up_logging(*, quiet: bool = False) -> None:
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Show nothing."""
+    """A ProgressCallback that does nothing."""
 
 
 class Bar:
-    """One part of a job in the view: call it with how many images are done, and of how many (in all the epochs)."""
+    """One progress bar: call it with (done, total) in images; total counts all epochs."""
 
-    def __init__(self, view: "ProgressDisplay", task: TaskID, title: str, epochs: int, work: float, share: float) -> None:
-        self._view, self._task, self._title, self._epochs, self._work = view, task, title, epochs, work
-        self._said = ""
-        self.share = share
+    def __init__(
+        self, display: "ProgressDisplay", task: TaskID, title: str, epochs: int, flops: float, fraction: float
+    ) -> None:
+        self._display, self._task, self._title, self._epochs, self._flops = display, task, title, epochs, flops
+        self._postfix = ""
+        self.fraction = fraction  # of this bar's FLOPs that is done
 
     def __call__(self, done: int, total: int) -> None:
-        """Show how far it is."""
+        """Advance the bar to `done` of `total` images."""
         text = self._title
         if self._epochs:
             text += f", epoch {min(done * self._epochs // total + 1, self._epochs)} of {self._epochs}"
-        self._view.show(self._task, text + self._said, done, total, self._work * (done / total - self.share))
-        self.share = done / total
+        more_flops = self._flops * (done / total - self.fraction)
+        self._display.update(self._task, text + self._postfix, done, total, more_flops)
+        self.fraction = done / total
 
-    def say(self, text: str) -> None:
-        """Put a text behind the title, for example the loss of the last epoch."""
-        self._said = f", {text}"
+    def set_postfix(self, text: str) -> None:
+        """Set the text after the title, for example the loss of the last epoch; shown from the next call on."""
+        self._postfix = f", {text}"
 
 
 class ProgressDisplay:
-    """What runs now, and how far the whole job is. `work` is the sum of all parts' work, in any unit."""
+    """The bars of what runs now, and the overall progress of the job.
 
-    def __init__(self, progress: Progress, work: float) -> None:
-        self._progress, self._work = progress, work
-        self._whole = progress.add_task("whole job", total=work, counts_images=False) if work else None
-        self._done, self._began, self._done_before = 0.0, time.monotonic(), 0.0
+    Overall progress is measured in FLOPs: `total_flops` is the sum over all bars; 0 shows no overall bar and no ETA.
+    """
+
+    def __init__(self, progress: Progress, total_flops: float) -> None:
+        self._progress, self._total_flops = progress, total_flops
+        self._overall = progress.add_task("overall", total=total_flops, counts_images=False) if total_flops else None
+        self._done, self._done_before, self._start_time = 0.0, 0.0, time.monotonic()
 
     @contextmanager
-    def bar(self, title: str, *, epochs: int = 0, work: float = 0.0, share_before: float = 0.0) -> Iterator[Bar]:
-        """Show a part of the job, of which a share was done in an earlier call."""
-        self._done_before += work * share_before
-        self._done += work * share_before
+    def bar(self, title: str, *, epochs: int = 0, flops: float = 0.0, done_before: float = 0.0) -> Iterator[Bar]:
+        """Show a bar while the block runs.
+
+        `done_before` is the fraction of `flops` from an interrupted call: overall progress includes it, the ETA's
+        speed does not.
+        """
+        self._done_before += flops * done_before
+        self._done += flops * done_before
         task = self._progress.add_task(title, total=None, counts_images=True)
-        bar = Bar(self, task, title, epochs, work, share_before)
+        bar = Bar(self, task, title, epochs, flops, done_before)
         try:
             yield bar
         finally:
             self._progress.refresh()
             self._progress.remove_task(task)
-            self._add_work(work * (1 - bar.share))
+            self._add_flops(flops * (1 - bar.fraction))
 
-    def show(self, task: TaskID, text: str, done: int, total: int, more_work: float) -> None:
-        """Update a part that runs, and the whole job by the work that was done since the last time."""
+    def update(self, task: TaskID, text: str, done: int, total: int, more_flops: float) -> None:
+        """Update one bar, and overall progress by the FLOPs since its last update."""
         self._progress.update(task, description=text, completed=done, total=total)
-        self._add_work(more_work)
+        self._add_flops(more_flops)
 
-    def time_left(self) -> timedelta | None:
-        """Return how long the whole job will still take, judged by its speed so far; None if it can't be said yet."""
+    def eta(self) -> timedelta | None:
+        """Return the time to the end of the whole job at the average speed so far; None before any progress."""
         done_here = self._done - self._done_before
-        if not self._work or done_here <= 0:
+        if not self._total_flops or done_here <= 0:
             return None
-        left = (self._work - self._done) * (time.monotonic() - self._began) / done_here
+        left = (self._total_flops - self._done) * (time.monotonic() - self._start_time) / done_here
         return timedelta(seconds=max(0, round(left)))
 
-    def _add_work(self, work: float) -> None:
-        self._done += work
-        if self._whole is not None:
-            self._progress.update(self._whole, completed=self._done)
+    def _add_flops(self, flops: float) -> None:
+        self._done += flops
+        if self._overall is not None:
+            self._progress.update(self._overall, completed=self._done)
 
 
 @contextmanager
-def progress_display(work: float = 0.0) -> Iterator[ProgressDisplay]:
-    """Give a view of a job; on anything but a terminal it shows nothing and only knows the time left."""
+def progress_display(total_flops: float = 0.0) -> Iterator[ProgressDisplay]:
+    """Show a job's progress while the block runs; without a terminal it is hidden and only computes the ETA."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TaskProgressColumn(),
-        _Speed(),
+        _SpeedColumn(),
         TimeRemainingColumn(),
     )
     hidden = console.quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        yield ProgressDisplay(progress, work)
+        yield ProgressDisplay(progress, total_flops)
 
 
-class _Speed(ProgressColumn):
+class _SpeedColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """Show how many images pass in a second."""
+        """Show the speed in images per second."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.0f} images/s" if speed and task.fields["counts_images"] else "")

@@ -1,4 +1,4 @@
-"""A stand-in for Kaggle's service on 127.0.0.1: it answers the client's calls, keeps what it got, and fails as told."""
+"""A fake of Kaggle's API on 127.0.0.1: it responds to the client, records the calls, and injects faults."""
 
 import json
 import threading
@@ -12,24 +12,24 @@ DATE = "2026-11-01T12:00:00.000Z"
 
 
 @dataclass
-class Answer:
-    """What the server does in place of its usual answer."""
+class Response:
+    """What the server does instead of its usual response."""
 
     status: int = 200
     message: str = ""
     headers: dict = field(default_factory=dict)
-    cut: bool = False
-    """Close the connection without an answer."""
-    cut_after: int | None = None
+    close: bool = False
+    """Close the connection without a response."""
+    close_after: int | None = None
     """Close the connection after so many bytes of the body."""
     hold: threading.Event | None = None
-    """Answer only when it is set."""
-    accept_first: bool = False
-    """Do the work, then fail."""
+    """Respond only when it is set."""
+    process_first: bool = False
+    """Process the request, then fail."""
 
 
 class KaggleServer:
-    """The competition with one account. `faults[NAME]` is a list of answers to give first to a call of that name."""
+    """A competition with one account. `faults[NAME]` lists the first responses to calls of that name."""
 
     def __init__(self, zip_bytes=b""):
         self.zip_bytes, self.faults, self.received = zip_bytes, defaultdict(list), []
@@ -38,11 +38,11 @@ class KaggleServer:
         self.authorizations = []
 
     def names(self):
-        """The calls so far, by their last word."""
+        """Return the names of the calls so far."""
         return [name for name, _ in self.received]
 
-    def answer(self, name, body):
-        """The usual JSON answer to a call."""
+    def respond(self, name, body):
+        """Record a call and return its usual JSON response."""
         self.received.append((name, body))
         if name == "GetSubmissionLimits":
             return {"numToday": 5 - self.num_allowed, "numTotal": 9, "numAllowedNow": self.num_allowed}
@@ -62,20 +62,20 @@ class KaggleServer:
             )
             return {"message": "Successfully submitted to CIFAR-10", "ref": self.submissions[-1]["ref"]}
         if name == "GetSubmission":
-            found = next(s for s in self.submissions if s["ref"] == body["ref"])
-            found["polls"] += 1
-            return self.shown(found)
+            submission = next(s for s in self.submissions if s["ref"] == body["ref"])
+            submission["polls"] += 1
+            return self.visible(submission)
         if name == "ListSubmissions":
-            return {"submissions": [self.shown(s) for s in reversed(self.submissions)], "nextPageToken": ""}
+            return {"submissions": [self.visible(s) for s in reversed(self.submissions)], "nextPageToken": ""}
         raise AssertionError(name)
 
-    def shown(self, submission):
-        shown = {key: value for key, value in submission.items() if key != "polls"}
+    def visible(self, submission):
+        visible = {key: value for key, value in submission.items() if key != "polls"}
         if submission["polls"] >= self.polls_until_scored:
-            shown["status"] = "ERROR" if self.error else "COMPLETE"
-            shown |= {"errorDescription": self.error} if self.error else {}
-            shown |= {} if self.error else {"publicScore": self.scores[0], "privateScore": self.scores[1]}
-        return shown
+            visible["status"] = "ERROR" if self.error else "COMPLETE"
+            visible |= {"errorDescription": self.error} if self.error else {}
+            visible |= {} if self.error else {"publicScore": self.scores[0], "privateScore": self.scores[1]}
+        return visible
 
     @contextmanager
     def running(self):
@@ -88,22 +88,22 @@ class KaggleServer:
             def log_message(self, *_):
                 pass
 
-            def fails(self, name, do=lambda: None):
+            def inject_fault(self, name, process=lambda: None):
                 state.authorizations.append(self.headers.get("Authorization", ""))
                 if not state.faults[name]:
                     return False
                 fault = state.faults[name].pop(0)
-                if fault.accept_first:
-                    do()
+                if fault.process_first:
+                    process()
                 if fault.hold is not None:
                     fault.hold.wait(20)
-                if fault.cut:
+                if fault.close:
                     self.close_connection = True
                     return True
-                if fault.cut_after is not None:
+                if fault.close_after is not None:
                     self.send_response(200)
                     self.file_headers()
-                    self.wfile.write(state.zip_bytes[: fault.cut_after])
+                    self.wfile.write(state.zip_bytes[: fault.close_after])
                     self.wfile.flush()
                     self.close_connection = True
                     return True
@@ -134,7 +134,7 @@ class KaggleServer:
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
                 name = urlsplit(self.path).path.rsplit("/", 1)[-1]
-                if self.fails(name, lambda: state.answer(name, body)):
+                if self.inject_fault(name, lambda: state.respond(name, body)):
                     return
                 if name == "DownloadDataFiles":
                     state.received.append((name, body))
@@ -143,17 +143,17 @@ class KaggleServer:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                 else:
-                    self.send(200, state.answer(name, body))
+                    self.send(200, state.respond(name, body))
 
             def do_PUT(self):
                 data = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.fails("PUT", lambda: None):
+                if self.inject_fault("PUT"):
                     return
                 state.uploads[urlsplit(self.path).path.rsplit("/", 1)[-1]] = data
                 self.send(200, {})
 
             def do_GET(self):
-                if self.fails("GET"):
+                if self.inject_fault("GET"):
                     return
                 start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
                 state.received.append(("GET", {"start": start}))

@@ -26,7 +26,7 @@ def read(path):
     ],
     ids=["lzma2", "lzma1", "bcj+lzma2", "zstd", "copy"],
 )
-def test_members_come_whole_in_the_archives_order(tmp_path, filters):
+def test_members_are_complete_and_in_archive_order(tmp_path, filters):
     path = tmp_path / "test.7z"
     with py7zr.SevenZipFile(path, "w", filters=filters) as archive:
         for name, data in MEMBERS.items():
@@ -35,7 +35,7 @@ def test_members_come_whole_in_the_archives_order(tmp_path, filters):
     assert read(path) == list(MEMBERS.items())
 
 
-def test_several_blocks_are_read_at_once(tmp_path):
+def test_archive_of_several_blocks_is_read(tmp_path):
     path, members = tmp_path / "test.7z", list(MEMBERS.items())
     write_archive(path, dict(members[:100]))
     for start in (100, 200, 300):
@@ -46,39 +46,39 @@ def test_several_blocks_are_read_at_once(tmp_path):
     assert sorted(read(path)) == sorted(members)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
-def test_a_truncated_archive_is_named(tmp_path, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.5, 0.99])
+def test_truncated_archive_is_rejected(tmp_path, fraction):
     path = tmp_path / "test.7z"
     write_archive(path, MEMBERS)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
 
-    with pytest.raises(InputError, match=r"test\.7z is no whole \.7z archive.*download it again"):
+    with pytest.raises(InputError, match=r"test\.7z is not a valid \.7z archive.*download it again"):
         read(path)
 
 
-def test_a_web_page_is_no_archive(tmp_path):
+def test_web_page_is_not_an_archive(tmp_path):
     path = tmp_path / "test.7z"
     path.write_text("<html>Please log in</html>")
 
-    with pytest.raises(InputError, match=r"test\.7z is no whole \.7z archive"):
+    with pytest.raises(InputError, match=r"test\.7z is not a valid \.7z archive"):
         read(path)
 
 
-def test_a_flipped_byte_is_found(tmp_path):
+def test_flipped_bit_is_detected(tmp_path):
     path = tmp_path / "test.7z"
     with py7zr.SevenZipFile(path, "w", filters=[{"id": py7zr.FILTER_LZMA2, "preset": 1}]) as archive:
         for name, data in MEMBERS.items():
-            # Bytes that do not compress, so that a flip changes a member and not the stream's structure.
+            # Incompressible bytes, so that a flip changes a member and not the stream's structure.
             archive.writestr(b"".join(zlib.crc32(data + bytes([i])).to_bytes(4) for i in range(200)), name)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
-    with pytest.raises(InputError, match=r"wrong checksum|no whole \.7z archive"):
+    with pytest.raises(InputError, match=r"wrong checksum|not a valid \.7z archive"):
         read(path)
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+def test_decompression_bomb_is_rejected_before_decoding(tmp_path):
     path = tmp_path / "test.7z"
     write_archive(path, {"test/1.png": bytes(3 << 20)})
 
@@ -86,11 +86,11 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
         read(path)
 
 
-@pytest.mark.parametrize("locks_header", [True, False])
-def test_a_password_is_named(tmp_path, locks_header):
+@pytest.mark.parametrize("encrypts_header", [True, False])
+def test_encrypted_archive_is_rejected(tmp_path, encrypts_header):
     path = tmp_path / "test.7z"
-    with py7zr.SevenZipFile(path, "w", password="secret", header_encryption=locks_header) as archive:
+    with py7zr.SevenZipFile(path, "w", password="secret", header_encryption=encrypts_header) as archive:
         archive.writestr(b"data", "test/1.png")
 
-    with pytest.raises(InputError, match=r"test\.7z: it is locked with a password"):
+    with pytest.raises(InputError, match=r"test\.7z: it is encrypted with a password"):
         read(path)

@@ -7,7 +7,9 @@ import torch
 from pipeline.config import AugmentStep
 from pipeline.errors import ConfigError
 from pipeline.learning.augment import ALLOWED, Augmentation
-from pipeline.learning.dataset import MEAN, STD, AugmentedImages, EpochBatchSampler, TrainLoader, normalize
+from pipeline.learning.dataset import AugmentedImages, EpochBatchSampler, TrainLoader
+from pipeline.learning.inputs import InputSpec
+from pipeline.task import CIFAR10
 
 STEPS = [
     AugmentStep(name="Pad", params={"padding": 4, "border_mode": "reflect", "p": 1.0}),
@@ -26,122 +28,134 @@ STEPS = [
 ]
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, size=(64, 32, 32, 3), dtype=np.uint8)
-CLASSES = np.arange(64) % 10
+LABELS = np.arange(64) % 10
+SHAPE = IMAGES.shape[1:]
 
 
 def batches(num_workers, epoch, seed=3):
-    loader = TrainLoader(AugmentedImages(IMAGES, CLASSES, STEPS, seed), 16, seed, num_workers)
-    return [(images.numpy().copy(), classes.numpy().copy()) for images, classes in loader.epoch(epoch)]
+    loader = TrainLoader(AugmentedImages(IMAGES, LABELS, STEPS, seed), 16, seed, num_workers)
+    return [(images.numpy().copy(), labels.numpy().copy()) for images, labels in loader.epoch(epoch)]
 
 
-def test_pixels_depend_on_images_and_seed_alone():
-    augmentation = Augmentation(STEPS)
+def test_augmentation_is_a_pure_function_of_images_and_seed():
+    augmentation = Augmentation(STEPS, SHAPE)
     first = augmentation(IMAGES, 11)
     augmentation(IMAGES[1:], 99)
 
     assert np.array_equal(augmentation(IMAGES, 11), first)
-    assert np.array_equal(Augmentation(STEPS)(IMAGES, 11), first)
+    assert np.array_equal(Augmentation(STEPS, SHAPE)(IMAGES, 11), first)
     assert not np.array_equal(augmentation(IMAGES, 12), first)
 
 
-def test_the_images_of_a_batch_are_drawn_for_themselves():
-    found = Augmentation(STEPS)(np.repeat(IMAGES[:1], 64, axis=0), 11)
+def test_images_of_a_batch_are_augmented_independently():
+    augmented = Augmentation(STEPS, SHAPE)(np.repeat(IMAGES[:1], 64, axis=0), 11)
 
-    # 81 places of the crop, two faces, and a hole at one of 625 places in every other image.
-    assert len(np.unique(found, axis=0)) > 40
+    # 81 positions of the crop, a flip, and a hole at one of 625 positions in every other image.
+    assert len(np.unique(augmented, axis=0)) > 40
 
 
-def test_no_steps_change_nothing():
-    assert np.array_equal(Augmentation([])(IMAGES, 1), IMAGES)
+def test_without_steps_images_are_unchanged():
+    assert np.array_equal(Augmentation([], SHAPE)(IMAGES, 1), IMAGES)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_batches_are_the_same_for_any_number_of_workers(num_workers):
     for epoch in (0, 3):
-        for (images, classes), (same_images, same_classes) in zip(
+        for (images, labels), (same_images, same_labels) in zip(
             batches(0, epoch), batches(num_workers, epoch), strict=True
         ):
             assert np.array_equal(images, same_images)
-            assert np.array_equal(classes, same_classes)
+            assert np.array_equal(labels, same_labels)
     assert multiprocessing.active_children() == []
 
 
-def test_workers_that_outlive_an_epoch_hear_of_the_next():
-    loader = TrainLoader(AugmentedImages(IMAGES, CLASSES, STEPS, 3), 16, 3, 2)
+def test_persistent_workers_receive_the_next_epoch():
+    loader = TrainLoader(AugmentedImages(IMAGES, LABELS, STEPS, 3), 16, 3, 2)
     for epoch in (0, 1):
-        kept = [images.numpy().copy() for images, _ in loader.epoch(epoch)]
-        assert all(np.array_equal(a, b) for a, (b, _) in zip(kept, batches(0, epoch), strict=True))
+        augmented = [images.numpy().copy() for images, _ in loader.epoch(epoch)]
+        assert all(np.array_equal(a, b) for a, (b, _) in zip(augmented, batches(0, epoch), strict=True))
 
 
-def test_no_epoch_repeats_another():
-    dataset = AugmentedImages(IMAGES, CLASSES, STEPS, 3)
+def test_epochs_differ():
+    dataset = AugmentedImages(IMAGES, LABELS, STEPS, 3)
     rows = list(range(64))
     first, second = (dataset.__getitems__([(epoch, row) for row in rows])[0].numpy() for epoch in (0, 1))
     repeated = [np.array_equal(a, b) for a, b in zip(first, second, strict=True)]
 
-    # 81 places of the crop, two faces, and the hole: a chance repetition is rare.
+    # 81 positions of the crop, a flip, and the hole: equal images are rare.
     assert sum(repeated) <= 4
 
 
-def test_alternating_mirrors_show_both_faces_in_turn():
-    dataset = AugmentedImages(IMAGES, CLASSES, [], 3, alternating_flip=True)
+def test_alternating_flip_flips_every_other_epoch():
+    dataset = AugmentedImages(IMAGES, LABELS, [], 3, alternating_flip=True)
     epochs = [dataset.__getitems__([(epoch, row) for row in range(64)])[0].numpy() for epoch in range(3)]
-    begin_mirrored = [np.array_equal(seen, image[:, ::-1]) for seen, image in zip(epochs[0], IMAGES, strict=True)]
+    flipped_first = [
+        np.array_equal(augmented, image[:, ::-1]) for augmented, image in zip(epochs[0], IMAGES, strict=True)
+    ]
 
     assert np.array_equal(epochs[1], epochs[0][:, :, ::-1])
     assert np.array_equal(epochs[2], epochs[0])
-    assert 16 < sum(begin_mirrored) < 48
+    assert 16 < sum(flipped_first) < 48
 
 
-def test_every_image_comes_once_in_an_epoch_and_in_another_order_in_the_next():
-    keys = EpochBatchSampler(70, 16, 1)
+def test_each_epoch_is_a_new_permutation_of_the_images():
+    sampler = EpochBatchSampler(70, 16, 1)
     orders = []
-    for keys.epoch in (0, 1):
-        orders.append([row for batch in keys for _, row in batch])
+    for sampler.epoch in (0, 1):
+        orders.append([row for batch in sampler for _, row in batch])
 
-    assert len(keys) == 4
+    assert len(sampler) == 4
     for order in orders:
         assert len(set(order)) == len(order) == 64
     assert orders[0] != orders[1]
 
 
-def test_fewer_images_than_a_batch_are_one_batch():
+def test_fewer_images_than_the_batch_size_make_one_batch():
     assert [len(batch) for batch in EpochBatchSampler(10, 512, 0)] == [10]
 
 
-def test_normalised_by_channel_and_channels_last():
+def test_input_is_normalised_per_channel_and_channels_last():
     grey = np.full((2, 32, 32, 3), 128, np.uint8)
-    out = normalize(torch.from_numpy(grey), torch.device("cpu"))
+    out = InputSpec.for_task(CIFAR10).to_input(torch.from_numpy(grey), torch.device("cpu"))
 
     assert out.shape == (2, 3, 32, 32)
     assert out.is_contiguous(memory_format=torch.channels_last)
-    expected = [(128 / 255 - mean) / std for mean, std in zip(MEAN, STD, strict=True)]
+    expected = [(128 / 255 - mean) / std for mean, std in zip(CIFAR10.mean, CIFAR10.std, strict=True)]
     assert out[0, :, 5, 5].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("RandomErasing", {"p": 1}, r"'RandomErasing' is not among Affine"),
-        ("Lambda", {"p": 1}, r"'Lambda' is not among"),
-        ("HorizontalFlip", {"p": 0.5, "probability": 1}, r"HorizontalFlip does not take .*probability"),
-        ("CoarseDropout", {"max_holes": 1, "p": 1}, r"CoarseDropout does not take .*max_holes"),
-        ("RandomCrop", {"height": -3, "width": 32, "p": 1}, r"RandomCrop does not take"),
-        ("HorizontalFlip", {"p": 7}, r"HorizontalFlip does not take"),
+        ("RandomErasing", {"p": 1}, r"unknown transform 'RandomErasing', expected one of Affine"),
+        ("Lambda", {"p": 1}, r"unknown transform 'Lambda', expected one of"),
+        ("HorizontalFlip", {"p": 0.5, "probability": 1}, r"HorizontalFlip does not accept .*probability"),
+        ("CoarseDropout", {"max_holes": 1, "p": 1}, r"CoarseDropout does not accept .*max_holes"),
+        ("RandomCrop", {"height": -3, "width": 32, "p": 1}, r"RandomCrop does not accept"),
+        ("HorizontalFlip", {"p": 7}, r"HorizontalFlip does not accept"),
         ("Pad", {"padding": 4, "border_mode": "mirror", "p": 1}, r"border_mode 'mirror', expected one of constant"),
-        ("Pad", {"padding": 4, "p": 1}, r"turn 32x32 images into 40x40; end with a RandomCrop"),
+        ("Pad", {"padding": 4, "p": 1}, r"Pad change 32x32 images to 40x40; end with a RandomCrop to 32x32"),
     ],
 )
-def test_a_step_that_can_not_be_built_says_why(name, params, message):
+def test_invalid_step_is_rejected_with_the_reason(name, params, message):
     with pytest.raises(ConfigError, match=message):
-        Augmentation([AugmentStep(name=name, params=params)])
+        Augmentation([AugmentStep(name=name, params=params)], SHAPE)
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-def test_every_allowed_name_keeps_uint8(name):
+def test_every_allowed_transform_keeps_uint8_and_shape(name):
     sizes = {"RandomCrop": {"height": 32, "width": 32}, "RandomResizedCrop": {"size": [32, 32]}, "Pad": {"padding": 0}}
-    augmentation = Augmentation([AugmentStep(name=name, params={**sizes.get(name, {}), "p": 1.0})])
+    augmentation = Augmentation([AugmentStep(name=name, params={**sizes.get(name, {}), "p": 1.0})], SHAPE)
     out = augmentation(IMAGES[:3], 5)
 
     assert out.dtype == np.uint8
     assert out.shape == (3, 32, 32, 3)
+
+
+def test_image_shape_may_be_any():
+    crop = AugmentStep(name="RandomCrop", params={"height": 32, "width": 32, "p": 1.0})
+    images = RNG.integers(0, 256, size=(3, 48, 48, 3), dtype=np.uint8)
+
+    assert Augmentation([STEPS[2], STEPS[3]], (48, 48, 3))(images, 5).shape == images.shape
+    with pytest.raises(ConfigError, match=r"RandomCrop change 48x48 images to 32x32; end with a RandomCrop to 48x48"):
+        Augmentation([crop], (48, 48, 3))

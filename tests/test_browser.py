@@ -1,4 +1,4 @@
-"""The pages in a real browser, from disk."""
+"""The pages in a real browser, opened from disk."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from conftest import ROOT
-from test_report import facts, hostile_page  # noqa: F401 (a fixture)
+from test_report import hostile_page, run_data  # noqa: F401 (a fixture)
 
 from pipeline.report.page import render
 from pipeline.report.run_page import run_page
@@ -59,14 +59,14 @@ def browser():
     ):
         options.add_argument(switch)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield found
-    found.quit()
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """Open a page that is given as HTML, at a width and in a colour scheme."""
+    """A function that opens a page, given as HTML, at a width and in a colour scheme."""
 
     def show(html, *, width=1200, scheme="light"):
         path = tmp_path / "page.html"
@@ -75,8 +75,8 @@ def opened(browser, tmp_path):
         media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-        for kind in ("browser", "performance"):
-            browser.get_log(kind)
+        for log_type in ("browser", "performance"):
+            browser.get_log(log_type)
         browser.get(path.as_uri())
         return browser
 
@@ -84,29 +84,29 @@ def opened(browser, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def html(facts):  # noqa: F811
-    return render(run_page(facts))
+def html(run_data):  # noqa: F811
+    return render(run_page(run_data))
 
 
 def texts(elements):
     return [element.text for element in elements]
 
 
-def test_a_page_loads_whole_and_asks_for_nothing(opened, html):
+def test_page_loads_completely_and_requests_nothing(opened, html):
     page = opened(html)
     messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    requested = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
     assert page.get_log("browser") == []
-    assert asked
-    assert all(url.startswith(("file:", "data:")) for url in asked)
+    assert requested
+    assert all(url.startswith(("file:", "data:")) for url in requested)
     assert len(page.find_elements(BY_CSS, "img")) > 50
     assert page.execute_script(BLANK) == []
     assert len(page.find_elements(BY_CSS, ".drawing svg")) > 8
     assert page.execute_script(EMPTY_DRAWINGS) == 0
 
 
-def test_a_cell_opens_its_images_and_closes_them(opened, html):
+def test_click_on_a_cell_shows_and_hides_its_images(opened, html):
     page = opened(html)
     for button in page.find_elements(BY_CSS, "#confusion [data-opens]")[:5]:
         button.click()
@@ -120,29 +120,29 @@ def test_a_cell_opens_its_images_and_closes_them(opened, html):
     assert button.get_attribute("aria-expanded") == "false"
 
 
-def test_a_table_sorts_both_ways(opened, html):
+def test_table_sorts_in_both_orders(opened, html):
     page = opened(html)
-    head = page.find_elements(BY_CSS, "#classes th button")[1]
+    header = page.find_elements(BY_CSS, "#classes th button")[1]
     column = "#classes tbody td:nth-child(2)"
-    head.click()
-    falling = [float(text) for text in texts(page.find_elements(BY_CSS, column))]
-    head.click()
-    rising = [float(text) for text in texts(page.find_elements(BY_CSS, column))]
+    header.click()
+    descending = [float(text) for text in texts(page.find_elements(BY_CSS, column))]
+    header.click()
+    ascending = [float(text) for text in texts(page.find_elements(BY_CSS, column))]
 
-    assert falling == sorted(falling, reverse=True)
-    assert rising == sorted(rising)
-    assert len(set(rising)) > 3
+    assert descending == sorted(descending, reverse=True)
+    assert ascending == sorted(ascending)
+    assert len(set(ascending)) > 3
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_it_without_a_sideways_scroll(opened, html, scheme):
+def test_page_fits_a_phone_without_horizontal_scrolling(opened, html, scheme):
     page = opened(html, width=PHONE, scheme=scheme)
 
     assert page.execute_script("return innerWidth") == PHONE
     assert page.execute_script("return document.documentElement.scrollWidth") <= PHONE
 
 
-def test_dark_and_light_differ_and_can_be_read(opened, html):
+def test_dark_and_light_schemes_are_readable(opened, html):
     brightness = {}
     for scheme in ("light", "dark"):
         page = opened(html, scheme=scheme)
@@ -153,12 +153,12 @@ def test_dark_and_light_differ_and_can_be_read(opened, html):
             sum(float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]) / 3 for colour in colours
         ]
 
-    (paper, ink), (dark_paper, dark_ink) = brightness["light"], brightness["dark"]
-    assert paper - ink > 150
-    assert dark_ink - dark_paper > 150
+    (background, text), (dark_background, dark_text) = brightness["light"], brightness["dark"]
+    assert background - text > 150
+    assert dark_text - dark_background > 150
 
 
-def test_a_script_in_a_name_is_text(opened):
+def test_script_in_a_name_is_not_run(opened):
     page = opened(render(hostile_page()))
 
     assert page.execute_script("return window.hacked === undefined")
@@ -169,12 +169,12 @@ def test_a_script_in_a_name_is_text(opened):
 
 
 @pytest.mark.slow
-def test_the_report_of_a_whole_job_opens(whole_run, opened):
-    folder, done = whole_run
+def test_report_of_a_complete_run_opens(whole_run, opened):
+    folder, process = whole_run
     path = folder / "submissions" / "tiny" / "report.html"
     page = opened(path.read_text(encoding="utf-8"))
 
-    assert "report: submissions/tiny/report.html" in done.stdout
+    assert "report: submissions/tiny/report.html" in process.stdout
     assert page.get_log("browser") == []
     assert page.execute_script(BLANK) == []
     assert len(page.find_elements(BY_CSS, "section")) == 12

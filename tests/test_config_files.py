@@ -1,24 +1,26 @@
+import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.config import Config
-from pipeline.errors import ConfigError
 from pipeline.config_files import build_config, differences, load_config, override_config
+from pipeline.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_recipe_loads_and_survives_its_own_yaml(path):
+def test_every_config_loads_and_round_trips_through_yaml(path):
     config = load_config(path)
 
-    assert build_config(yaml.safe_load(config.to_yaml()), "again") == config
+    assert build_config(yaml.safe_load(config.to_yaml()), "test") == config
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_recipe_opens_with_its_command_time_and_accuracy(path):
+def test_every_config_states_its_command_time_and_accuracy(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
 
     assert any("python run.py" in line for line in head)
@@ -26,7 +28,7 @@ def test_every_recipe_opens_with_its_command_time_and_accuracy(path):
     assert any("accuracy" in line for line in head)
 
 
-def test_overrides_reach_the_depths():
+def test_overrides_set_nested_keys():
     config = build_config({}, "test", ["folds.num_folds=3", "members.airbench94.train.optimizer.muon={lr: 0.1}"])
 
     assert config.folds.num_folds == 3
@@ -44,6 +46,8 @@ def test_overrides_reach_the_depths():
             {"members": {"a": {"train": {"optimizer": {"muon": {"learning_rate": 1}}}}}},
             r"unknown key 'members.a.train.optimizer.muon.learning_rate'; known here: lr, momentum",
         ),
+        ({"members": {"train": {"augmen": []}}}, r"'members.train.augmen'; did you mean 'augment'\?"),
+        ({"fold": {"predict": {"views": "mirror"}}}, r"unknown key 'fold'; did you mean 'folds'\?$"),
         ({"members": {"a": {"train": {"epoch": 3}}}}, r"'members.a.train.epoch'; did you mean 'epochs'\?"),
         ({"folds": {"num_folds": 1}}, r"folds.num_folds: Input should be greater than or equal to 2, found 1"),
         ({"folds": {"num_folds": "many"}}, r"folds.num_folds: .* found 'many'"),
@@ -51,63 +55,146 @@ def test_overrides_reach_the_depths():
         ({"members": {"a": {"train": {"optimizer": {"lr": float("nan")}}}}}, r"optimizer.lr: .* found nan"),
         ({"members": {}}, r"members: "),
         ({"members": {"../evil": {}}}, r"members.../evil"),
-        ({"predict": {"views": "all"}}, r"predict.views: Input should be 'identity', 'mirror' or 'mirror_shift'"),
-        ({"members": {"a": {"augment": [{"name": "Pad", "params": {}}]}}}, r"augment.0: Pad has no p; write its prob"),
+        ({"predict": {"tta": "all"}}, r"predict.tta: Input should be 'none', 'flip' or 'flip_translate', found 'all'$"),
+        (
+            {"members": {"a": {"augment": [{"name": "Pad", "params": {}}]}}},
+            r"augment.0: Pad has no p; set its probability",
+        ),
         ({"members": {"a": {"train": {"mixup_alpha": 1, "batch_size": 5}}}}, r"batch_size 5 must be even"),
         (
-            {"members": {"a": {"train": {"progressive_resizing": [{"until": 0.5, "size": 24}, {"until": 0.4, "size": 28}]}}}},
-            r"progressive_resizing end at \[0\.5, 0\.4\], expected rising shares",
+            {
+                "members": {
+                    "a": {"train": {"progressive_resizing": [{"until": 0.5, "size": 24}, {"until": 0.4, "size": 28}]}}
+                }
+            },
+            r"progressive_resizing end at \[0\.5, 0\.4\], expected rising fractions",
         ),
         ({"members": {"a": {"train": {"optimizer": {"momentum": 0}}}}}, r"nesterov needs a momentum above 0"),
     ],
 )
-def test_a_faulty_recipe_names_the_key(tree, message):
+def test_config_error_names_the_key(tree, message):
     with pytest.raises(ConfigError, match=message):
-        build_config(tree, "recipe.yaml")
+        build_config(tree, "config.yaml")
+
+
+MEMBER = "members.airbench94"
+
+
+@pytest.mark.parametrize(
+    ("old", "value", "new"),
+    [
+        (f"{MEMBER}.alternate_mirror", True, f"{MEMBER}.alternating_flip"),
+        (f"{MEMBER}.train.image_sizes", [{"until": 0.5, "size": 24}], f"{MEMBER}.train.progressive_resizing"),
+        (f"{MEMBER}.train.schedule.start", 0.1, f"{MEMBER}.train.schedule.start_factor"),
+        (f"{MEMBER}.train.schedule.peak", 0.1, f"{MEMBER}.train.schedule.warmup_fraction"),
+        (f"{MEMBER}.train.schedule.end", 0.1, f"{MEMBER}.train.schedule.end_factor"),
+        (f"{MEMBER}.train.optimizer.muon.num_iterations", 5, f"{MEMBER}.train.optimizer.muon.ns_steps"),
+        ("predict.views", "mirror", "predict.tta"),
+        ("predict.selective", None, "predict.cascade"),
+        ("predict.cascade.max_loss", 0.001, "predict.cascade.max_accuracy_drop"),
+        ("predict.cascade.max_passes", 4, "predict.cascade.max_forward_passes"),
+        ("predict.cascade.sample", 100, "predict.cascade.calibration_size"),
+        ("predict.selective.max_loss", 0.001, "predict.cascade.max_accuracy_drop"),
+        ("predict.selective.max_passes", 4, "predict.cascade.max_forward_passes"),
+        ("predict.selective.sample", 100, "predict.cascade.calibration_size"),
+        ("machine.predict_batch", 64, "machine.predict_batch_size"),
+    ],
+)
+def test_old_key_is_an_error_that_names_the_new_one(old, value, new):
+    tree = value
+    for part in reversed(old.split(".")):
+        tree = {part: tree}
+    message = re.escape(f"unknown key '{old}'; it is now '{new}'")
+
+    with pytest.raises(ConfigError, match=rf"(?m)^config\.yaml: {message}"):
+        build_config(tree, "config.yaml")
+    with pytest.raises(ConfigError, match=rf"(?m)^--set: {message}"):
+        override_config(Config(), [f"{old}={json.dumps(value)}"])
+
+
+def test_all_renamed_keys_of_a_renamed_section_are_listed():
+    with pytest.raises(ConfigError) as raised:
+        build_config({"predict": {"selective": {"max_loss": 0.1, "sample": 100}}}, "config.yaml")
+
+    assert str(raised.value).splitlines() == [
+        "config.yaml: unknown key 'predict.selective'; it is now 'predict.cascade'",
+        "config.yaml: unknown key 'predict.selective.max_loss'; it is now 'predict.cascade.max_accuracy_drop'",
+        "config.yaml: unknown key 'predict.selective.sample'; it is now 'predict.cascade.calibration_size'",
+    ]
+
+
+def test_old_key_error_names_the_new_values():
+    with pytest.raises(ConfigError) as raised:
+        build_config({"predict": {"views": "mirror"}}, "config.yaml")
+
+    assert str(raised.value) == (
+        "config.yaml: unknown key 'predict.views'; it is now 'predict.tta', "
+        "with the values none (was identity), flip (was mirror), flip_translate (was mirror_shift)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new"),
+    [
+        (f"{MEMBER}.train.schedule.kind", "triangle", "linear"),
+        ("predict.tta", "identity", "none"),
+        ("predict.tta", "mirror", "flip"),
+        ("predict.tta", "mirror_shift", "flip_translate"),
+    ],
+)
+def test_old_value_is_an_error_that_names_the_new_one(key, old, new):
+    with pytest.raises(ConfigError, match=rf"^--set: {key}: .*, found '{old}'; '{old}' is now '{new}'$"):
+        override_config(Config(), [f"{key}={old}"])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: 1\nseed: 2\n", r"recipe\.yaml: line 2: the key 'seed' stands twice"),
-        ("seed: [1\n", r"recipe\.yaml is not YAML"),
-        ("- 1\n", r"holds a list, expected keys such as seed"),
-        ("seed: !!python/object/apply:os.getpid []\n", r"recipe\.yaml is not YAML: could not determine a constructor"),
+        ("seed: 1\nseed: 2\n", r"config\.yaml: line 2: duplicate key 'seed'"),
+        ("seed: [1\n", r"config\.yaml is not valid YAML"),
+        ("- 1\n", r"contains a list, expected keys such as seed"),
+        (
+            "seed: !!python/object/apply:os.getpid []\n",
+            r"config\.yaml is not valid YAML: could not determine a constructor",
+        ),
     ],
 )
-def test_a_file_that_is_no_recipe_says_why(tmp_path, text, message):
-    (tmp_path / "recipe.yaml").write_text(text)
+def test_invalid_config_file_is_rejected_with_the_reason(tmp_path, text, message):
+    (tmp_path / "config.yaml").write_text(text)
 
     with pytest.raises(ConfigError, match=message):
-        load_config(tmp_path / "recipe.yaml")
+        load_config(tmp_path / "config.yaml")
 
 
-def test_a_missing_recipe_names_its_neighbours(tmp_path):
+def test_missing_config_error_lists_the_configs_in_its_folder(tmp_path):
     (tmp_path / "other.yaml").write_text("")
 
-    with pytest.raises(ConfigError, match=r"there is no recipe .*recipe\.yaml; .* has other\.yaml"):
-        load_config(tmp_path / "recipe.yaml")
+    with pytest.raises(ConfigError, match=r"config .*config\.yaml does not exist; .* has other\.yaml"):
+        load_config(tmp_path / "config.yaml")
 
 
-def test_an_override_without_a_value_says_what_is_expected():
+def test_override_without_a_value_is_rejected():
     with pytest.raises(ConfigError, match=r"--set 'folds\.num_folds': expected key\.sub=value"):
         build_config({}, "x", ["folds.num_folds"])
 
 
-def test_differences_name_each_leaf():
+def test_differences_list_each_changed_leaf():
     assert differences({"a": {"b": 1}, "c": [1]}, {"a": {"b": 2}, "c": [1, 3]}) == [
         "a.b: 1 -> 2",
         "c.1: not set -> 3",
     ]
 
 
-def test_the_recipe_leaves_out_places_and_the_machine():
+def test_experiment_excludes_paths_and_hardware_settings():
     base = Config()
 
-    assert override_config(base, ["machine.num_workers=2", "images.cache_dir=/elsewhere"]).recipe() == base.recipe()
-    assert override_config(base, ["seed=1"]).recipe() != base.recipe()
+    assert (
+        override_config(base, ["machine.num_workers=2", "images.cache_dir=/elsewhere"]).experiment()
+        == base.experiment()
+    )
+    assert override_config(base, ["seed=1"]).experiment() != base.experiment()
 
 
-def test_nothing_changes_after_construction():
+def test_config_is_immutable():
     with pytest.raises(ValueError, match="frozen"):
         Config().seed = 2

@@ -5,36 +5,49 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline.data.decode import decode_png
 from pipeline.demo.dataset import encode_png
 from pipeline.demo.images import draw_image
-from pipeline.data.decode import decode_png
 from pipeline.errors import InputError
+from pipeline.task import CIFAR10
 
 IMAGE = draw_image(3, np.random.default_rng(0))
 PNG = encode_png(IMAGE)
+
+
+def decode(data):
+    return decode_png(data, CIFAR10.image_shape)
 
 
 def encode(image):
     return cv2.imencode(".png", image)[1].tobytes()
 
 
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def chunk(chunk_type, data):
+    return struct.pack(">I", len(data)) + chunk_type + data + struct.pack(">I", zlib.crc32(chunk_type + data))
 
 
-def test_pixels_come_back_in_rgb():
-    assert np.array_equal(decode_png(PNG), IMAGE)
+def test_decoded_pixels_are_rgb():
+    assert np.array_equal(decode(PNG), IMAGE)
+
+
+def test_image_shape_is_that_of_the_task():
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+
+    assert np.array_equal(decode_png(encode_png(image), (48, 48, 3)), image)
+    with pytest.raises(InputError, match="is 32x32 pixels, expected 48x48"):
+        decode_png(PNG, (48, 48, 3))
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"<html></html>", r"is no PNG: it begins with b'<html></'"),
-        (cv2.imencode(".jpg", IMAGE)[1].tobytes(), r"is no PNG: it begins with"),
-        (b"", r"is no PNG: it begins with b''"),
+        (b"<html></html>", r"is not a PNG: it starts with b'<html></'"),
+        (cv2.imencode(".jpg", IMAGE)[1].tobytes(), r"is not a PNG: it starts with"),
+        (b"", r"is not a PNG: it starts with b''"),
         (PNG[:-20], r"is a truncated PNG of \d+ bytes"),
         (PNG[:20], r"is a truncated PNG of 20 bytes"),
-        (PNG[:60] + bytes([PNG[60] ^ 1]) + PNG[61:], r"checksum of its 'IDAT' chunk is wrong"),
+        (PNG[:60] + bytes([PNG[60] ^ 1]) + PNG[61:], r"wrong checksum of its 'IDAT' chunk"),
         (encode(IMAGE[:28]), r"is 32x28 pixels, expected 32x32"),
         (encode(np.zeros((32, 32), np.uint8)), r"is 8 bit grey, expected 8 bit RGB"),
         (encode(np.zeros((32, 32, 4), np.uint8)), r"is 8 bit RGB with alpha, expected 8 bit RGB"),
@@ -43,24 +56,24 @@ def test_pixels_come_back_in_rgb():
             PNG[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)) + PNG[33:],
             r"is 2147483647x2147483647 pixels",
         ),
-        (PNG[:33] + chunk(b"IDAT", b"no deflate stream") + chunk(b"IEND", b""), r"is a corrupt PNG: its pixels"),
-        (PNG[:33] + chunk(b"IEND", b""), r"is a corrupt PNG: its pixels"),
-        (PNG[:8] + chunk(b"IEND", b""), r"does not begin with its header"),
+        (PNG[:33] + chunk(b"IDAT", b"not deflated") + chunk(b"IEND", b""), r"is a corrupted PNG: its pixels"),
+        (PNG[:33] + chunk(b"IEND", b""), r"is a corrupted PNG: its pixels"),
+        (PNG[:8] + chunk(b"IEND", b""), r"does not start with its header"),
     ],
     ids=[
-        *("html", "jpeg", "empty", "cut", "header cut", "flipped", "size", "grey", "alpha", "16 bit", "bomb"),
-        *("no pixels", "no data", "no header"),
+        *("html", "jpeg", "empty", "truncated", "truncated header", "flipped", "size", "grey", "alpha", "16 bit"),
+        *("bomb", "invalid pixels", "no pixels", "no header"),
     ],
 )
-def test_what_is_no_whole_rgb_png_says_what_it_is(data, message):
+def test_anything_but_a_complete_rgb_png_is_rejected(data, message):
     with pytest.raises(InputError, match=message):
-        decode_png(data)
+        decode(data)
 
 
-def test_an_image_that_ends_early_is_not_filled_up():
-    """A whole file whose compressed pixels stop half way."""
+def test_incomplete_pixel_data_is_rejected():
+    """A complete file whose compressed pixels end half way."""
     rows = b"".join(b"\0" + row.tobytes() for row in IMAGE[:16])
     data = PNG[:33] + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
-    with pytest.raises(InputError, match="corrupt PNG"):
-        decode_png(data)
+    with pytest.raises(InputError, match="corrupted PNG"):
+        decode(data)

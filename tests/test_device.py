@@ -9,7 +9,7 @@ from pipeline.config import MachineConfig
 from pipeline.errors import ConfigError
 from pipeline.learning.device import set_up_machine
 
-NUM_FLOATS = 12_500_000  # more bytes than glibc ever keeps by itself
+NUM_FLOATS = 12_500_000  # more bytes than glibc keeps by default
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def _keep_threads():
     torch.set_num_threads(before)
 
 
-def test_threads_are_the_cores_that_the_process_may_use(monkeypatch):
+def test_num_threads_defaults_to_the_available_cores(monkeypatch):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
     set_up_machine(MachineConfig())
     assert torch.get_num_threads() == 3
@@ -29,28 +29,28 @@ def test_threads_are_the_cores_that_the_process_may_use(monkeypatch):
 
 
 @pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16"])
-def test_a_cpu_that_multiplies_in_bf16_does_so(monkeypatch, capability):
+def test_autocast_is_on_for_a_cpu_with_native_bf16(monkeypatch, capability):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
 
     assert set_up_machine(MachineConfig(device="cpu")).autocast
     assert not set_up_machine(MachineConfig(device="cpu", autocast="off")).autocast
 
 
-def test_another_cpu_compiles_and_casts_only_when_told(monkeypatch):
+def test_compile_and_autocast_are_off_by_default_on_other_cpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": False})
     auto = set_up_machine(MachineConfig(device="cpu"))
-    told = set_up_machine(MachineConfig(device="cpu", compile="on", autocast="bf16", num_workers=2))
+    explicit = set_up_machine(MachineConfig(device="cpu", compile="on", autocast="bf16", num_workers=2))
 
     assert (auto.device.type, auto.compile, auto.autocast, auto.num_workers) == ("cpu", False, False, 0)
     many = set_up_machine(MachineConfig(device="cpu", num_workers=1000))
 
     assert many.num_workers == joblib.cpu_count()
-    assert (told.compile, told.autocast, told.num_workers) == (True, True, 2)
+    assert (explicit.compile, explicit.autocast, explicit.num_workers) == (True, True, 2)
 
 
-@pytest.mark.parametrize(("device", "message"), [("cuda", "finds no CUDA device"), ("mps", "no Mac with Metal")])
-def test_a_device_that_is_not_there_is_told(monkeypatch, device, message):
+@pytest.mark.parametrize(("device", "message"), [("cuda", "finds no CUDA device"), ("mps", "finds no Metal device")])
+def test_unavailable_device_is_rejected(monkeypatch, device, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
@@ -58,8 +58,8 @@ def test_a_device_that_is_not_there_is_told(monkeypatch, device, message):
         set_up_machine(MachineConfig(device=device))
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told so")
-def test_freed_memory_is_kept_for_the_next_step():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_reused_by_the_next_step():
     def new_pages(num_steps):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         for _ in range(num_steps):
@@ -67,6 +67,11 @@ def test_freed_memory_is_kept_for_the_next_step():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     set_up_machine(MachineConfig(device="cpu"))
-    new_pages(10)  # the heap first grows to where an aligned block fits again
+    new_pages(10)  # until the heap has grown to fit an aligned block
 
-    assert new_pages(10) < 4 * NUM_FLOATS / 4096, "less than one of the ten was mapped anew"
+    assert new_pages(10) < 4 * NUM_FLOATS / 4096, "less than one of the ten was mapped again"
+
+
+def test_predict_batch_size_defaults_to_the_devices():
+    assert set_up_machine(MachineConfig(device="cpu")).predict_batch_size == 64
+    assert set_up_machine(MachineConfig(device="cpu", predict_batch_size=7)).predict_batch_size == 7

@@ -7,11 +7,11 @@ from conftest import ROOT
 from pipeline.runs.environment import describe_environment
 
 
-def test_it_tells_versions_and_names_no_path():
-    found = describe_environment(2, "cpu", autocast=True)
-    text = json.dumps(found)
+def test_description_has_versions_and_no_paths():
+    environment = describe_environment(2, "cpu", autocast=True)
+    text = json.dumps(environment)
 
-    assert found["python"] == platform.python_version()
-    assert found["packages"]["torch"] == version("torch")
-    assert (found["num_threads"], found["device"], found["precision"]) == (2, "cpu", "bf16")
+    assert environment["python"] == platform.python_version()
+    assert environment["packages"]["torch"] == version("torch")
+    assert (environment["num_threads"], environment["device"], environment["precision"]) == (2, "cpu", "bf16")
     assert str(ROOT) not in text

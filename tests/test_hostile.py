@@ -1,4 +1,4 @@
-"""Bytes that were harmed by chance: a result or a clear error, in bounded time. `make fuzz` searches further."""
+"""Randomly corrupted bytes: a result or a clear error, in bounded time. `make fuzz` searches by coverage."""
 
 import random
 import time
@@ -10,27 +10,27 @@ TARGETS = make_targets()
 SECONDS = 0.15
 
 
-def harmed(data, rng):
+def corrupt(data, rng):
     """Change, cut, repeat or insert a few bytes."""
     data = bytearray(data)
     for _ in range(rng.randint(1, 4)):
-        place = rng.randrange(len(data) + 1)
-        kind = rng.randrange(5)
-        if kind == 0 and place < len(data):
-            data[place] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[place : place + rng.randint(1, 8)] = rng.randbytes(rng.randint(0, 8))
-        elif kind == 2:
-            del data[place:]
-        elif kind == 3:
-            data[place:place] = data[place : place + rng.randint(1, 64)]
-        elif place + 4 <= len(data):
-            data[place : place + 4] = rng.choice([b"\xff" * 4, b"\x00" * 4, b"\xff\xff\xff\x7f"])
+        position = rng.randrange(len(data) + 1)
+        change = rng.randrange(5)
+        if change == 0 and position < len(data):
+            data[position] ^= 1 << rng.randrange(8)
+        elif change == 1:
+            data[position : position + rng.randint(1, 8)] = rng.randbytes(rng.randint(0, 8))
+        elif change == 2:
+            del data[position:]
+        elif change == 3:
+            data[position:position] = data[position : position + rng.randint(1, 64)]
+        elif position + 4 <= len(data):
+            data[position : position + 4] = rng.choice([b"\xff" * 4, b"\x00" * 4, b"\xff\xff\xff\x7f"])
     return bytes(data)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_good_bytes_are_read(name):
+def test_valid_bytes_are_read(name):
     target = TARGETS[name]
 
     assert target.seeds
@@ -38,15 +38,15 @@ def test_good_bytes_are_read(name):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_harmed_bytes_are_refused_or_read(name):
+def test_corrupted_bytes_are_rejected_or_read(name):
     target, rng = TARGETS[name], random.Random(7)
-    deadline, tried = time.monotonic() + SECONDS, 0
-    while time.monotonic() < deadline or tried < 20:
-        data = harmed(rng.choice(target.seeds), rng)
-        began = time.monotonic()
+    deadline, num_tried = time.monotonic() + SECONDS, 0
+    while time.monotonic() < deadline or num_tried < 20:
+        data = corrupt(rng.choice(target.seeds), rng)
+        started = time.monotonic()
         try:
             target.try_bytes(data)
         except Exception as error:
-            raise AssertionError(f"{name} does not tell of these bytes: {data[:500]!r}") from error
-        assert time.monotonic() - began < 20
-        tried += 1
+            raise AssertionError(f"{name} does not report these bytes: {data[:500]!r}") from error
+        assert time.monotonic() - started < 20
+        num_tried += 1

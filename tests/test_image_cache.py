@@ -8,30 +8,30 @@ import numpy as np
 import pytest
 from conftest import NUM_TEST, NUM_TRAIN
 
-from pipeline.data import image_cache as images_module
-from pipeline.task import ZIP_NAME
+from pipeline.data import image_cache
 from pipeline.data.image_cache import cache_folder, prepare_images
 from pipeline.data.source import find_source
 from pipeline.errors import InputError
+from pipeline.task import CIFAR10
 
 
-def prepare(folder, cache, split="train", **options):
-    return prepare_images(find_source(folder), split, cache, **options)
+def prepare(folder, cache_dir, split="train", **options):
+    return prepare_images(find_source(folder, CIFAR10), split, cache_dir, **options)
 
 
-def test_images_stand_at_the_rows_of_their_ids(zip_folder, tmp_path):
-    source = find_source(zip_folder)
+def test_image_rows_match_ids(zip_folder, tmp_path):
+    source = find_source(zip_folder, CIFAR10)
     store = prepare(zip_folder, tmp_path)
 
-    assert store.images.shape == (NUM_TRAIN, 32, 32, 3)
+    assert store.images.shape == (NUM_TRAIN, *CIFAR10.image_shape)
     assert store.images.dtype == np.uint8
-    for number, data in source.read("train"):
-        assert np.array_equal(store.images[np.searchsorted(store.ids, number)], source.decode(data))
+    for image_id, data in source.read("train"):
+        assert np.array_equal(store.images[np.searchsorted(store.ids, image_id)], source.decode(data))
 
 
-def test_a_second_call_decodes_nothing(zip_folder, tmp_path, monkeypatch):
+def test_second_call_decodes_nothing(zip_folder, tmp_path, monkeypatch):
     first = prepare(zip_folder, tmp_path)
-    monkeypatch.setattr(images_module, "_make_store", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(image_cache, "_make_store", lambda *_: pytest.fail("decoded again"))
 
     second = prepare(zip_folder, tmp_path)
 
@@ -39,23 +39,23 @@ def test_a_second_call_decodes_nothing(zip_folder, tmp_path, monkeypatch):
     assert first.checksum == second.checksum
 
 
-def test_the_images_are_only_read(zip_folder, tmp_path):
+def test_images_are_read_only(zip_folder, tmp_path):
     with pytest.raises(ValueError, match="read-only"):
         prepare(zip_folder, tmp_path).images[0] = 0
 
 
-def test_progress_counts_to_the_end(zip_folder, tmp_path, monkeypatch):
-    heard = []
-    monkeypatch.setattr(images_module, "CHUNK", 7)
-    prepare(zip_folder, tmp_path, split="test", on_images=lambda done, total: heard.append((done, total)))
+def test_progress_counts_all_images(zip_folder, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(image_cache, "CHUNK_SIZE", 7)
+    prepare(zip_folder, tmp_path, split="test", on_progress=lambda done, total: calls.append((done, total)))
 
-    assert heard == [(min(done, NUM_TEST), NUM_TEST) for done in range(7, NUM_TEST + 7, 7)]
+    assert calls == [(min(done, NUM_TEST), NUM_TEST) for done in range(7, NUM_TEST + 7, 7)]
 
 
-def test_a_store_of_other_files_is_kept_and_told(zip_folder, tmp_path):
+def test_store_of_other_files_is_kept_and_reported(zip_folder, tmp_path):
     folder = shutil.copytree(zip_folder, tmp_path / "input")
     store = prepare(folder, tmp_path / "cache")
-    os.utime(folder / ZIP_NAME, (1, 1))
+    os.utime(folder / CIFAR10.zip_name, (1, 1))
 
     with pytest.raises(InputError, match=r"was made from cifar-10\.zip .*the input is now cifar-10\.zip .*--again"):
         prepare(folder, tmp_path / "cache")
@@ -64,33 +64,33 @@ def test_a_store_of_other_files_is_kept_and_told(zip_folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["images.npy", "ids.npy"])
-@pytest.mark.parametrize("fault", ["cut", "flipped", "deleted"])
-def test_a_damaged_store_is_never_used(zip_folder, tmp_path, name, fault):
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "deleted"])
+def test_corrupted_store_is_rejected(zip_folder, tmp_path, name, damage):
     prepare(zip_folder, tmp_path)
     path = tmp_path / "train" / name
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
-    if fault == "deleted":
+    if damage == "deleted":
         path.unlink()
     else:
-        path.write_bytes(data if fault == "flipped" else data[:-5])
+        path.write_bytes(data if damage == "flipped" else data[:-5])
         if name == "ids.npy":
             os.utime(path.with_name("images.npy"))
 
-    with pytest.raises(InputError, match=r"train is damaged .*prepare --again"):
+    with pytest.raises(InputError, match=r"train is corrupted .*prepare --again"):
         prepare(zip_folder, tmp_path)
 
 
-def test_what_broke_off_is_made_anew(zip_folder, tmp_path):
-    whole = prepare(zip_folder, tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole" / "train", tmp_path / "cache" / "train.partial")
+def test_interrupted_store_is_decoded_again(zip_folder, tmp_path):
+    complete = prepare(zip_folder, tmp_path / "complete")
+    shutil.copytree(tmp_path / "complete" / "train", tmp_path / "cache" / "train.partial")
     (tmp_path / "cache" / "train.partial" / "manifest.json").unlink()
 
-    assert np.array_equal(prepare(zip_folder, tmp_path / "cache").images, whole.images)
+    assert np.array_equal(prepare(zip_folder, tmp_path / "cache").images, complete.images)
     assert not (tmp_path / "cache" / "train.partial").exists()
 
 
-def test_a_corrupt_image_is_named_and_nothing_is_left(images_folder, tmp_path):
+def test_corrupted_image_is_named_and_no_store_is_left(images_folder, tmp_path):
     folder = shutil.copytree(images_folder, tmp_path / "input")
     path = folder / "train" / "77.png"
     path.write_bytes(path.read_bytes()[:-30])
@@ -100,50 +100,50 @@ def test_a_corrupt_image_is_named_and_nothing_is_left(images_folder, tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_an_image_that_can_not_be_read_is_no_full_disk(images_folder, tmp_path):
+def test_unreadable_image_is_not_reported_as_a_full_disk(images_folder, tmp_path):
     folder = shutil.copytree(images_folder, tmp_path / "input")
     (folder / "train" / "77.png").unlink()
     (folder / "train" / "77.png").mkdir()
 
-    with pytest.raises(InputError, match=r"train/77\.png is no file; unpack it again"):
+    with pytest.raises(InputError, match=r"train/77\.png is not a file; extract it again"):
         prepare(folder, tmp_path / "cache")
 
 
-def test_a_full_disk_is_one_clear_error(zip_folder, tmp_path, monkeypatch):
-    def full(*_):
+def test_full_disk_is_reported(zip_folder, tmp_path, monkeypatch):
+    def raise_no_space(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", raise_no_space)
     with pytest.raises(InputError, match=r"can't be written .*No space left on device.*images\.cache_dir=DIR"):
         prepare(zip_folder, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_the_manifest_tells_where_the_store_is_from(zip_folder, tmp_path):
+def test_manifest_describes_the_source(zip_folder, tmp_path):
     prepare(zip_folder, tmp_path)
 
     manifest = json.loads((tmp_path / "train" / "manifest.json").read_text())
     assert manifest["num_images"] == NUM_TRAIN
-    assert manifest["made_from"]["source"]["size"] == (zip_folder / ZIP_NAME).stat().st_size
+    assert manifest["made_from"]["source"]["size"] == (zip_folder / CIFAR10.zip_name).stat().st_size
 
 
-def test_the_cache_is_in_the_input_folder_unless_that_is_read_only(tmp_path, monkeypatch):
+def test_cache_is_in_the_input_folder_unless_that_is_read_only(tmp_path, monkeypatch):
     assert cache_folder(None, tmp_path) == tmp_path / ".cache"
     assert cache_folder(tmp_path / "other", tmp_path) == tmp_path / "other"
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert str(cache_folder(None, tmp_path)) == "input/.cache"
 
 
-def test_a_disk_that_takes_a_part_of_an_image_is_told(zip_folder, tmp_path):
-    """The write that crosses a limit is cut short and raises nothing; found by `make faults`."""
-    size = (200 * 32 * 32 * 3) - 1000
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+def test_partial_write_is_reported(zip_folder, tmp_path):
+    """The write that crosses a size limit writes a part and raises nothing; found by `make faults`."""
+    size = NUM_TRAIN * int(np.prod(CIFAR10.image_shape)) - 1000
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
         with pytest.raises(InputError, match=r"can't be written to .*File too large"):
             prepare(zip_folder, tmp_path / "cache")
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     assert list((tmp_path / "cache").iterdir()) == []
-    assert len(prepare(zip_folder, tmp_path / "cache").ids) == 200
+    assert len(prepare(zip_folder, tmp_path / "cache").ids) == NUM_TRAIN

@@ -1,4 +1,4 @@
-"""The user's way from the download to the ledger, through run.py, against a server on 127.0.0.1."""
+"""All commands from the download to the ledger, against a server on 127.0.0.1."""
 
 import csv
 import io
@@ -9,9 +9,9 @@ import sys
 
 import pytest
 from conftest import NUM_TEST, ROOT
-from kaggle_server import Answer, KaggleServer
+from kaggle_server import KaggleServer, Response
 
-from pipeline.task import ZIP_NAME
+from pipeline.task import CIFAR10
 
 pytestmark = pytest.mark.slow
 
@@ -22,95 +22,99 @@ members:
     model: {name: airbench94, params: {widths: [4, 8, 8]}}
     train: {epochs: 1, batch_size: 32, optimizer: {lr: 0.02}}
 folds: {num_folds: 2}
-predict: {views: identity}
+predict: {tta: none}
 """
-# The drawn competition has fewer test images than Kaggle's, so the command line is told of another number.
-RUN = f"""
-import runpy, sys
-import pipeline.task as facts
-facts.NUM_TEST = {NUM_TEST}
+# The synthetic dataset has fewer test images than Kaggle's, so the task expects fewer rows.
+COMMAND = f"""
+import sys
+from dataclasses import replace
+from pipeline.cli import main
+from pipeline.task import CIFAR10
 sys.argv[0] = "run.py"
-runpy.run_path({str(ROOT / "run.py")!r}, run_name="__main__")
+main(replace(CIFAR10, num_test={NUM_TEST}))
 """
 
 
 @pytest.fixture(scope="module")
-def world(zip_folder, tmp_path_factory):
-    """A server, a home with a key, a folder to work in, and a way to call the command line."""
-    folder = tmp_path_factory.mktemp("story")
+def setup(zip_folder, tmp_path_factory):
+    """Start a server and give a working folder, the server, and a function that runs a command with a home and a key."""
+    folder = tmp_path_factory.mktemp("kaggle")
     home = folder / "home"
     (home / ".kaggle").mkdir(parents=True)
     key = home / ".kaggle" / "kaggle.json"
     key.write_text(json.dumps({"username": "somebody", "key": KEY}))
     key.chmod(0o600)
     (folder / "tiny.yaml").write_text(CONFIG)
-    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    kept = {name: value for name, value in kept.items() if not name.startswith("KAGGLE_")}
-    with KaggleServer((zip_folder / ZIP_NAME).read_bytes()).running() as server:
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.lower().endswith("_proxy") and not name.startswith("KAGGLE_")
+    }
+    with KaggleServer((zip_folder / CIFAR10.zip_name).read_bytes()).running() as server:
         environment = {
-            **kept,
+            **inherited,
             "HOME": str(home),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]]),
             "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
             "http_proxy": server.url,
         }
 
-        def call(*words):
-            command = [sys.executable, "-c", RUN, *map(str, words)]
+        def run(*arguments):
+            command = [sys.executable, "-c", COMMAND, *map(str, arguments)]
             return subprocess.run(
                 command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
             )
 
-        yield folder, server, call
+        yield folder, server, run
 
 
-def test_from_the_download_to_the_ledger(world):
-    folder, server, call = world
-    done = [call("download"), call("all", "--config", "tiny.yaml"), call("submit", "--run", "tiny", "--wait")]
+def test_download_run_submit_and_ledger(setup):
+    folder, server, run = setup
+    done = [run("download"), run("all", "--config", "tiny.yaml"), run("submit", "--run", "tiny", "--wait")]
     for each in done:
         assert each.returncode == 0, each.stderr + each.stdout
-    accuracy = json.loads((folder / "submissions/tiny/metrics.json").read_text())["blend"]["accuracy"]
-    sent = (folder / "submissions/tiny/submission.csv").read_bytes()
-    shown = call("runs", "--csv")
-    (row,) = csv.DictReader(io.StringIO(shown.stdout))
+    accuracy = json.loads((folder / "submissions/tiny/metrics.json").read_text())["ensemble"]["scores"]["accuracy"]
+    submission = (folder / "submissions/tiny/submission.csv").read_bytes()
+    table = run("runs", "--csv")
+    (row,) = csv.DictReader(io.StringIO(table.stdout))
 
-    assert (folder / "input" / ZIP_NAME).read_bytes() == server.zip_bytes
-    assert list(server.uploads.values()) == [sent]
+    assert (folder / "input" / CIFAR10.zip_name).read_bytes() == server.zip_bytes
+    assert list(server.uploads.values()) == [submission]
     assert server.submissions[0]["description"].startswith(f"tiny: tiny, CV {accuracy:.4f} (")
-    told = f"submissions/tiny/submission.csv: complete, public 0.8100, private 0.8200, out of fold {accuracy:.4f}"
-    assert f"submission 1000 of {told}" in done[2].stdout
-    assert (row["run"], row["recipe"], row["members"], row["folds"]) == ("tiny", "tiny", "net", "2")
+    result = f"submissions/tiny/submission.csv: complete, public 0.8100, private 0.8200, out of fold {accuracy:.4f}"
+    assert f"submission 1000 of {result}" in done[2].stdout
+    assert (row["run"], row["config"], row["members"], row["folds"]) == ("tiny", "tiny", "net", "2")
     assert float(row["cv"]) == pytest.approx(accuracy)
     assert (row["public"], row["private"], row["status"]) == ("0.81", "0.82", "complete")
-    assert json.loads(call("runs", "--json", "--sort", "cv", "--filter", "tin").stdout)[0]["run"] == "tiny"
+    assert json.loads(run("runs", "--json", "--sort", "cv", "--filter", "tin").stdout)[0]["run"] == "tiny"
     assert "python run.py submit --run tiny" in done[1].stdout
 
-    again = call("submit", "--run", "tiny")
+    again = run("submit", "--run", "tiny")
     assert again.returncode == 1
     assert "was uploaded on" in again.stderr
     assert "--again uploads it once more" in again.stderr
     assert len(server.submissions) == 1
 
 
-def test_a_file_that_kaggle_would_refuse_is_not_sent(world):
-    folder, server, call = world
-    (folder / "broken.csv").write_text("id,label\n1,cat\n1,cat\n")
+def test_invalid_file_is_not_uploaded(setup):
+    folder, server, run = setup
+    (folder / "invalid.csv").write_text("id,label\n1,cat\n1,cat\n")
     before = len(server.received)
-    done = call("submit", "broken.csv")
+    done = run("submit", "invalid.csv")
 
     assert done.returncode == 1
-    assert "broken.csv was not uploaded (checked against" in done.stderr
+    assert "invalid.csv was not uploaded (checked against" in done.stderr
     assert len(server.received) == before
 
 
-def test_a_late_score_is_fetched_by_the_ledger(world):
-    folder, server, call = world
+def test_late_score_is_fetched_by_runs_refresh(setup):
+    folder, server, run = setup
     rows = (folder / "submissions/tiny/submission.csv").read_text().splitlines()
     (folder / "other.csv").write_text("\n".join([rows[0], *reversed(rows[1:])]) + "\n")
     server.polls_until_scored = 10**6
-    late = call("submit", "other.csv", "--seconds", "1")
+    late = run("submit", "other.csv", "--seconds", "1")
     server.polls_until_scored = 0
-    refreshed = call("runs", "--refresh")
+    refreshed = run("runs", "--refresh")
 
     assert late.returncode == 1
     assert "python run.py runs --refresh fetches the score later" in late.stderr
@@ -118,35 +122,35 @@ def test_a_late_score_is_fetched_by_the_ledger(world):
     assert json.loads((folder / "submissions/ledger.json").read_text())[-1]["status"] == "complete"
 
 
-def test_a_wrong_key_is_one_line_and_no_traceback(world):
-    _, server, call = world
-    server.faults["GetSubmissionLimits"] = [Answer(401, "Unauthorized")]
-    done = call("submit", "other.csv", "--again")
+def test_wrong_key_is_an_error_without_a_traceback(setup):
+    _, server, run = setup
+    server.faults["GetSubmissionLimits"] = [Response(401, "Unauthorized")]
+    done = run("submit", "other.csv", "--again")
 
     assert done.returncode == 1
-    assert done.stderr.startswith("error: Kaggle refuses the credentials (401: Unauthorized)")
+    assert done.stderr.startswith("error: Kaggle rejected the credentials (401: Unauthorized)")
     assert "Traceback" not in done.stderr
 
 
-def test_the_key_is_in_no_file_and_on_no_screen(world):
-    folder, server, call = world
-    said = call("runs", "--refresh")
-    server.faults["GetSubmissionLimits"] = [Answer(403, f"{KEY} may not")]
-    refused = call("submit", "other.csv", "--again")
-    written = [path for path in folder.joinpath("submissions").rglob("*") if path.is_file()]
+def test_key_is_neither_saved_nor_printed(setup):
+    folder, server, run = setup
+    refreshed = run("runs", "--refresh")
+    server.faults["GetSubmissionLimits"] = [Response(403, f"{KEY} may not")]
+    rejected = run("submit", "other.csv", "--again")
+    files = [path for path in folder.joinpath("submissions").rglob("*") if path.is_file()]
 
-    assert refused.returncode == 1
-    assert "*** may not" in refused.stderr
-    assert len(written) > 5
-    assert not any(KEY.encode() in path.read_bytes() for path in written)
-    assert KEY not in said.stdout + said.stderr + refused.stdout + refused.stderr
+    assert rejected.returncode == 1
+    assert "*** may not" in rejected.stderr
+    assert len(files) > 5
+    assert not any(KEY.encode() in path.read_bytes() for path in files)
+    assert KEY not in refreshed.stdout + refreshed.stderr + rejected.stdout + rejected.stderr
 
 
-def test_two_runs_are_compared(world):
-    _, _, call = world
-    words = ("--config", "tiny.yaml", "--run", "longer", "--set", "members.net.train.epochs=2")
-    assert call("train", *words).returncode == 0
-    done = call("runs", "diff", "tiny", "longer")
+def test_runs_diff_compares_two_runs(setup):
+    _, _, run = setup
+    arguments = ("--config", "tiny.yaml", "--run", "longer", "--set", "members.net.train.epochs=2")
+    assert run("train", *arguments).returncode == 0
+    done = run("runs", "diff", "tiny", "longer")
 
     assert done.returncode == 0, done.stderr
     assert "members.net.train.epochs: 1 -> 2" in done.stdout

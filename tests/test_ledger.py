@@ -1,23 +1,31 @@
 import io
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
 
+from pipeline.console import print_runs, runs_table, sorted_runs
 from pipeline.errors import RunError
 from pipeline.ledger import Ledger, Upload
-from pipeline.runs_table import print_runs, runs_table, sorted_runs
+from pipeline.results import Compute, EnsembleMetrics, MemberMetrics, Metrics, Scores
 
 
 def make_run(submissions, name, accuracy=None, date="2026-11-01T00:00:00+00:00"):
     folder = submissions / name
     folder.mkdir(parents=True)
-    (folder / "environment.json").write_text(json.dumps({"recipe": "quick", "date": date}))
+    (folder / "environment.json").write_text(json.dumps({"config": "quick", "date": date}))
     if accuracy is not None:
-        blend = {"accuracy": accuracy, "accuracy_95": [accuracy - 0.01, accuracy + 0.01]}
-        member = {"folds": {"0": {}, "1": {}}, "compute": {"training_seconds": 90.0}}
-        (folder / "metrics.json").write_text(json.dumps({"members": {"net": member}, "blend": blend}))
+        interval = (accuracy - 0.01, accuracy + 0.01)
+        scores = Scores(num_images=100, accuracy=accuracy, accuracy_95=interval, log_loss=0.5)
+        compute = Compute(training_flops=1e15, training_seconds=90.0, prediction_flops_per_image=1e9)
+        member = MemberMetrics(folds={0: scores, 1: scores}, compute=compute, out_of_fold=scores)
+        ensemble = EnsembleMetrics(
+            temperatures={"net": 1.0}, weights={"net": 1.0}, scores=scores, per_class={}, confusion_matrix=[]
+        )
+        metrics = Metrics(members={"net": member}, ensemble=ensemble)
+        (folder / "metrics.json").write_text(metrics.model_dump_json())
 
 
 def upload(run, ref, private, sha256="a" * 64):
@@ -25,74 +33,91 @@ def upload(run, ref, private, sha256="a" * 64):
 
 
 @pytest.fixture
-def book(tmp_path):
+def ledger(tmp_path):
     return Ledger(tmp_path)
 
 
-def test_a_run_stands_beside_its_best_upload(book, tmp_path):
+def test_run_is_listed_with_its_best_upload(ledger, tmp_path):
     make_run(tmp_path, "one", 0.8)
-    book.keep(upload("one", 1, 0.79))
-    book.keep(upload("one", 2, 0.81))
-    book.keep(upload("one", 3, 0.78))
-    (row,) = book.rows()
+    ledger.record_upload(upload("one", 1, 0.79))
+    ledger.record_upload(upload("one", 2, 0.81))
+    ledger.record_upload(upload("one", 3, 0.78))
+    (row,) = ledger.rows()
 
-    assert (row.run, row.recipe, row.members, row.folds, row.minutes) == ("one", "quick", "net", 2, 1.5)
+    assert (row.run, row.config, row.members, row.folds, row.minutes) == ("one", "quick", "net", 2, 1.5)
     assert (row.cv, row.cv_low, row.cv_high) == pytest.approx((0.8, 0.79, 0.81))
     assert (row.public, row.private, row.status) == (0.80, 0.81, "complete")
 
 
-def test_an_upload_is_written_down_once(book):
-    book.keep(upload("one", 1, 0.5))
-    book.keep(upload("one", 1, 0.6))
+def test_upload_is_recorded_once(ledger):
+    ledger.record_upload(upload("one", 1, 0.5))
+    ledger.record_upload(upload("one", 1, 0.6))
 
-    assert [each.private for each in book.uploads()] == [0.6]
-    assert [each.private for each in book.of_file("a" * 64)] == [0.6]
-    assert book.of_file("b" * 64) == []
+    assert [each.private for each in ledger.uploads()] == [0.6]
+    assert [each.private for each in ledger.of_file("a" * 64)] == [0.6]
+    assert ledger.of_file("b" * 64) == []
 
 
 @pytest.mark.parametrize("text", ["{", '[{"no": 1}]', "[1]"])
-def test_a_damaged_book_is_told_and_kept(book, tmp_path, text):
+def test_corrupted_ledger_is_reported_and_not_overwritten(ledger, tmp_path, text):
     (tmp_path / "ledger.json").write_text(text)
 
     with pytest.raises(RunError, match=r"ledger\.json can't be read"):
-        book.keep(upload("one", 1, 0.5))
+        ledger.record_upload(upload("one", 1, 0.5))
     assert (tmp_path / "ledger.json").read_text() == text
 
 
-def test_a_broken_run_does_not_hide_the_others(book, tmp_path):
+@pytest.mark.parametrize("text", ["{", "[]", '{"members": 1}'])
+def test_corrupted_run_does_not_hide_the_others(ledger, tmp_path, text):
     make_run(tmp_path, "good", 0.8)
     make_run(tmp_path, "bad")
-    (tmp_path / "bad" / "metrics.json").write_text("{")
+    (tmp_path / "bad" / "metrics.json").write_text(text)
 
-    assert {row.run: row.cv for row in book.rows()} == {"good": 0.8, "bad": None}
+    assert {row.run: row.cv for row in ledger.rows()} == {"good": 0.8, "bad": None}
 
 
-def test_runs_are_sorted_and_filtered(book, tmp_path):
+@pytest.mark.parametrize("text", ["{", "[]", '{"config": 1, "date": 2}'])
+def test_corrupted_environment_does_not_hide_other_runs(ledger, tmp_path, text):
+    make_run(tmp_path, "good", 0.8)
+    make_run(tmp_path, "bad", 0.7)
+    (tmp_path / "bad" / "environment.json").write_text(text)
+
+    assert {row.run: row.cv for row in ledger.rows()} == {"good": 0.8, "bad": 0.7}
+
+
+def test_parallel_uploads_are_all_recorded(ledger, tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: Ledger(tmp_path).record_upload(upload("one", number, 0.5)), range(40)))
+
+    assert sorted(each.ref for each in ledger.uploads()) == list(range(40))
+
+
+def test_runs_are_sorted_and_filtered(ledger, tmp_path):
     make_run(tmp_path, "b-old", 0.7, "2026-01-01")
     make_run(tmp_path, "a-new", 0.6, "2026-02-01")
-    make_run(tmp_path, "c-begun", date="2026-03-01")
-    rows = book.rows()
+    make_run(tmp_path, "c-started", date="2026-03-01")
+    rows = ledger.rows()
 
-    assert [row.run for row in rows] == ["c-begun", "a-new", "b-old"]
-    assert [row.run for row in sorted_runs(rows, "cv", "")] == ["b-old", "a-new", "c-begun"]
-    assert [row.run for row in sorted_runs(rows, "run", "")] == ["a-new", "b-old", "c-begun"]
+    assert [row.run for row in rows] == ["c-started", "a-new", "b-old"]
+    assert [row.run for row in sorted_runs(rows, "cv", "")] == ["b-old", "a-new", "c-started"]
+    assert [row.run for row in sorted_runs(rows, "run", "")] == ["a-new", "b-old", "c-started"]
     assert [row.run for row in sorted_runs(rows, "date", "NEW")] == ["a-new"]
-    with pytest.raises(RunError, match="--sort nothing: expected one of run, recipe"):
+    with pytest.raises(RunError, match="--sort nothing: expected one of run, config"):
         sorted_runs(rows, "nothing", "")
 
 
-def test_it_prints_csv_and_json(book, tmp_path, capsys):
+def test_runs_are_printed_as_csv_and_json(ledger, tmp_path, capsys):
     make_run(tmp_path, "one", 0.8)
-    print_runs(book.rows(), as_csv=False, as_json=False)
+    print_runs(ledger.rows(), as_csv=False, as_json=False)
     header, row = capsys.readouterr().out.splitlines()
-    print_runs(book.rows(), as_csv=False, as_json=True)
+    print_runs(ledger.rows(), as_csv=False, as_json=True)
 
-    assert header == "run,recipe,members,folds,cv,cv_low,cv_high,minutes,public,private,status,date"
+    assert header == "run,config,members,folds,cv,cv_low,cv_high,minutes,public,private,status,date"
     assert row.startswith("one,quick,net,2,0.8,")
     assert json.loads(capsys.readouterr().out)[0]["cv"] == 0.8
 
 
-def test_a_thousand_runs_are_listed_within_a_second_of_computing(book, tmp_path, whole_run):
+def test_a_thousand_runs_are_listed_within_a_second_of_cpu_time(ledger, tmp_path, whole_run):
     run = whole_run[0] / "submissions" / "tiny"
     texts = {name: (run / name).read_text() for name in ("environment.json", "metrics.json")}
     for number in range(1000):
@@ -101,9 +126,9 @@ def test_a_thousand_runs_are_listed_within_a_second_of_computing(book, tmp_path,
             (tmp_path / f"run_{number}" / name).write_text(text)
     uploads = [vars(upload(f"run_{number}", number, 0.5)) for number in range(1000)]
     (tmp_path / "ledger.json").write_text(json.dumps(uploads))
-    began = time.process_time()
-    rows = sorted_runs(book.rows(), "cv", "")
+    start = time.process_time()
+    rows = sorted_runs(ledger.rows(), "cv", "")
     Console(file=io.StringIO(), width=200).print(runs_table(rows))
 
     assert len(rows) == 1000
-    assert time.process_time() - began < 1
+    assert time.process_time() - start < 1

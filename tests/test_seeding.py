@@ -1,7 +1,7 @@
 from pipeline.learning.seeding import derive_seed
 
 
-def test_every_name_counts_and_nothing_else_does():
+def test_seed_is_a_pure_function_of_all_names():
     seeds = [
         derive_seed(*names) for names in ((0,), (1,), (0, "a"), (0, "b"), (0, "a", 1), (0, 1, "a"), (0, 1), (0, 1, 0))
     ]
@@ -11,6 +11,6 @@ def test_every_name_counts_and_nothing_else_does():
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
-def test_seeds_stay_what_they_were():
-    """Kept runs go on with them: a change here changes their bytes."""
+def test_seeds_never_change():
+    """Existing runs depend on them."""
     assert (derive_seed(0, "whitened", 1), derive_seed(7, 3, 42)) == (1835861699, 2321434471)

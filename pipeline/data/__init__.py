@@ -1,1 +1,1 @@
-"""Kaggle's files -> arrays."""
+"""The competition's files -> arrays."""

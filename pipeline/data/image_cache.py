@@ -1,4 +1,4 @@
-"""A source's stream -> one uint8 array [N, 32, 32, 3] on disk per split, decoded once, checked, memory-mapped."""
+"""A source -> one memory-mapped uint8 array of decoded images per split, decoded once and checked by a checksum."""
 
 import json
 import os
@@ -17,21 +17,20 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
-from pipeline.task import IMAGE_SHAPE, Ids, Split
 from pipeline.data.source import Source
 from pipeline.errors import InputError
 from pipeline.files import write_json
 from pipeline.progress import ProgressCallback, no_progress
+from pipeline.task import Ids, Split
 
-FORMAT = 1  # raised when the code would decode the same files to other bytes
-IMAGE_BYTES = int(np.prod(IMAGE_SHAPE))
-PIECE = 1 << 24
-CHUNK = 200  # images that a thread decodes at a time
+FORMAT = 1  # to increase when the same files are decoded to other bytes
+READ_SIZE = 1 << 24  # bytes
+CHUNK_SIZE = 200  # images per decode job
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The images of a split: ids [N], ascending, and uint8 images [N, 32, 32, 3], memory-mapped."""
+    """The images of a split: ids [N], ascending, and images uint8 [N, height, width, 3], memory-mapped."""
 
     ids: Ids
     images: NDArray[np.uint8]
@@ -39,20 +38,20 @@ class ImageStore:
     folder: Path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle where the images are and not their bytes: another process of this machine maps the same file."""
-        return _map_again, (self.ids, self.checksum, self.folder)
+        """Pickle the folder in place of the images: another process of this machine maps the same file."""
+        return _map_store, (self.ids, self.checksum, self.folder)
 
 
 def accept_all(_ids: Ids) -> None:
-    """Be content with any ids."""
+    """Accept any ids."""
 
 
 def cache_folder(wanted: Path | None, input_dir: Path) -> Path:
-    """Return where the decoded images go: as wanted, else in the input folder, or in ./input if that is read-only."""
+    """Return the cache: `wanted`, or else .cache in the input folder, or in ./input if that folder is read-only."""
     if wanted is not None:
         return wanted
-    place = input_dir if os.access(input_dir, os.W_OK) else Path("input")
-    return place / ".cache"
+    parent = input_dir if os.access(input_dir, os.W_OK) else Path("input")
+    return parent / ".cache"
 
 
 def prepare_images(
@@ -62,13 +61,13 @@ def prepare_images(
     *,
     again: bool = False,
     check_ids: Callable[[Ids], None] = accept_all,
-    on_images: ProgressCallback = no_progress,
+    on_progress: ProgressCallback = no_progress,
 ) -> ImageStore:
-    """Open a split's store, or decode its images into one first; `on_images` hears of the done and of all.
+    """Open a split's store, or decode its images into one first; `on_progress` is called with (done, total) images.
 
-    `check_ids` sees the ids before anything is decoded and raises if they won't do.
+    `check_ids` is called before anything is decoded, and raises if the ids are invalid.
 
-    Raises InputError when the store was made from other files (unless `again`), and for every fault of the source.
+    Raises InputError if the store was made from other files (unless `again`), and for every error of the source.
     """
     folder = cache_dir / split
     made_from = {"format": FORMAT, "source": source.fingerprint(split)}
@@ -79,28 +78,45 @@ def prepare_images(
                 f"{folder} was made from {_describe(manifest['made_from'])}, the input is now {_describe(made_from)}. "
                 "To make it again: python run.py prepare --again; to keep it: --set images.cache_dir=DIR"
             )
-        store = open_store(folder, manifest)
+        store = open_store(folder, manifest, source.task.image_shape)
         check_ids(store.ids)
         return store
     ids = source.ids(split)
     check_ids(ids)
-    _make_store(source, split, ids, folder, made_from, on_images)
-    made = _read_manifest(folder)
-    assert made is not None
-    return open_store(folder, made)
+    _make_store(source, split, ids, folder, made_from, on_progress)
+    manifest = _read_manifest(folder)
+    assert manifest is not None
+    return open_store(folder, manifest, source.task.image_shape)
+
+
+def open_store(folder: Path, manifest: dict[str, Any], image_shape: tuple[int, int, int]) -> ImageStore:
+    """Open a folder of decoded images. Raises InputError if it is corrupted or does not match its manifest."""
+    try:
+        ids = np.load(folder / "ids.npy", allow_pickle=False)
+        images = _map_images(folder)
+        status = (folder / "images.npy").stat()
+        # The checksum of all images takes a second; it is not needed while the modification time is the same.
+        is_intact = status.st_mtime_ns == manifest["mtime_ns"] or _checksum(folder) == manifest["checksum"]
+    except Exception as error:
+        # Corrupted bytes make numpy raise errors of any type, also MemoryError.
+        raise _corrupted(folder, str(error)) from None
+    shape = (manifest["num_images"], *image_shape)
+    if images.dtype != np.uint8 or images.shape != shape or ids.shape != shape[:1] or not is_intact:
+        raise _corrupted(folder, "it does not match its manifest")
+    return ImageStore(ids, images, manifest["checksum"], folder)
 
 
 def _make_store(
-    source: Source, split: Split, ids: Ids, folder: Path, made_from: dict[str, Any], on_images: ProgressCallback
+    source: Source, split: Split, ids: Ids, folder: Path, made_from: dict[str, Any], on_progress: ProgressCallback
 ) -> None:
-    """Decode into a folder beside, then take the name; a folder that broke off before is swept away."""
+    """Decode into a temporary folder, then rename it; one that an interrupted call left is removed."""
     partial = folder.with_name(f"{split}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         np.save(partial / "ids.npy", ids)
         with (partial / "images.npy").open("wb") as file:
-            _decode_all(source, split, ids, file, on_images)
+            _decode_all(source, split, ids, file, on_progress)
             file.flush()
             os.fsync(file.fileno())
         status = (partial / "images.npy").stat()
@@ -114,42 +130,44 @@ def _make_store(
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     except OSError as error:
+        num_bytes = len(ids) * int(np.prod(source.task.image_shape))
         raise InputError(
             f"the decoded images can't be written to {folder}: {error.strerror or error}. They take "
-            f"{len(ids) * IMAGE_BYTES / 1e6:,.0f} MB; make room, or choose a place with --set images.cache_dir=DIR"
+            f"{num_bytes / 1e6:,.0f} MB; free some space, or choose another folder with --set images.cache_dir=DIR"
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _decode_all(source: Source, split: Split, ids: Ids, file: BinaryIO, on_images: ProgressCallback) -> None:
-    """Write each image at the row of its id, in whatever order they come."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(ids), *IMAGE_SHAPE)}
-    write_array_header_1_0(file, header)
+def _decode_all(source: Source, split: Split, ids: Ids, file: BinaryIO, on_progress: ProgressCallback) -> None:
+    """Write each image at the row of its id, in the order of arrival."""
+    image_shape = source.task.image_shape
+    image_size = int(np.prod(image_shape))
+    write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(ids), *image_shape)})
     file.flush()
-    start, row_of = file.tell(), {int(number): row for row, number in enumerate(ids)}
+    start, row_of = file.tell(), {int(image_id): row for row, image_id in enumerate(ids)}
 
     def decode(chunk: list[tuple[int, bytes]]) -> int:
-        for number, data in chunk:
+        for image_id, data in chunk:
             try:
                 image = source.decode(data)
             except InputError as error:
-                raise InputError(f"{source.name}: {split}/{number}.png {error}") from None
-            _write_at(file, image.tobytes(), start + row_of.pop(number) * IMAGE_BYTES)
+                raise InputError(f"{source.name}: {split}/{image_id}.png {error}") from None
+            _write_at(file, image.tobytes(), start + row_of.pop(image_id) * image_size)
         return len(chunk)
 
     num_threads, num_done = joblib.cpu_count(), 0
-    images, decoding = source.read(split), deque[Future[int]]()
+    images, futures = source.read(split), deque[Future[int]]()
     with ThreadPoolExecutor(num_threads) as pool:
         try:
-            while chunk := list(islice(images, CHUNK)):
-                decoding.append(pool.submit(decode, chunk))
-                if len(decoding) > 2 * num_threads:
-                    num_done += decoding.popleft().result()
-                    on_images(num_done, len(ids))
-            for last in decoding:
-                num_done += last.result()
-                on_images(num_done, len(ids))
+            while chunk := list(islice(images, CHUNK_SIZE)):
+                futures.append(pool.submit(decode, chunk))
+                if len(futures) > 2 * num_threads:
+                    num_done += futures.popleft().result()
+                    on_progress(num_done, len(ids))
+            for future in futures:
+                num_done += future.result()
+                on_progress(num_done, len(ids))
         finally:
             pool.shutdown(cancel_futures=True)
     if row_of:
@@ -158,30 +176,13 @@ def _decode_all(source: Source, split: Split, ids: Ids, file: BinaryIO, on_image
 
 
 def _write_at(file: BinaryIO, data: bytes, position: int) -> None:
-    """Write all of it: on a disk that is nearly full the system may take a part and raise nothing."""
+    """Write all the data: on a disk that is nearly full, pwrite may write only a part and raise nothing."""
     while data:
-        taken = os.pwrite(file.fileno(), data, position)
-        data, position = data[taken:], position + taken
+        num_written = os.pwrite(file.fileno(), data, position)
+        data, position = data[num_written:], position + num_written
 
 
-def open_store(folder: Path, manifest: dict[str, Any]) -> ImageStore:
-    """Open a folder of decoded images, held against its manifest. Raises InputError if it is damaged."""
-    try:
-        ids = np.load(folder / "ids.npy", allow_pickle=False)
-        images = _map_images(folder)
-        status = (folder / "images.npy").stat()
-        # Reading it all takes a second; while nobody has written to it since, its time of change will do.
-        whole = status.st_mtime_ns == manifest["mtime_ns"] or _checksum(folder) == manifest["checksum"]
-    except Exception as error:
-        # Damaged bytes make numpy raise whatever they happen to hit, MemoryError among it.
-        raise InputError(_damaged(folder, str(error))) from None
-    shape = (manifest["num_images"], *IMAGE_SHAPE)
-    if images.dtype != np.uint8 or images.shape != shape or ids.shape != shape[:1] or not whole:
-        raise InputError(_damaged(folder, "it is not what its manifest says"))
-    return ImageStore(ids, images, manifest["checksum"], folder)
-
-
-def _map_again(ids: Ids, checksum: str, folder: Path) -> ImageStore:
+def _map_store(ids: Ids, checksum: str, folder: Path) -> ImageStore:
     return ImageStore(ids, _map_images(folder), checksum, folder)
 
 
@@ -190,17 +191,17 @@ def _map_images(folder: Path) -> NDArray[np.uint8]:
     return images
 
 
-def _damaged(folder: Path, why: str) -> str:
-    return f"{folder} is damaged ({why}); make it again: python run.py prepare --again"
+def _corrupted(folder: Path, cause: str) -> InputError:
+    return InputError(f"{folder} is corrupted ({cause}); make it again: python run.py prepare --again")
 
 
 def _checksum(folder: Path) -> str:
-    """CRC-32 of the images and their ids: against accidents, not against malice."""
+    """Return the CRC-32 of ids and images, which detects accidents, not attacks."""
     crc = 0
     for name in ("ids.npy", "images.npy"):
         with (folder / name).open("rb") as file:
-            while piece := file.read(PIECE):
-                crc = zlib.crc32(piece, crc)
+            while data := file.read(READ_SIZE):
+                crc = zlib.crc32(data, crc)
     return f"{crc:08x}"
 
 

@@ -1,258 +1,184 @@
 """Kaggle's files in any of their forms -> ids, encoded images and labels."""
 
-import io
 import os
 import re
-import struct
-import zipfile
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cached_property, partial
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import joblib
 import numpy as np
 
-from pipeline.data.prefetch import Put, prefetch
 from pipeline.data.archive import MAX_MEMBER, SevenZip
-from pipeline.task import COMPETITION, SAMPLE_SUBMISSION_CSV, TRAIN_LABELS_CSV, ZIP_NAME, Ids, Split
-from pipeline.data.labels import Labels, parse_ids, parse_labels
 from pipeline.data.decode import decode_png
+from pipeline.data.labels import parse_ids, parse_labels
+from pipeline.data.prefetch import Put, prefetch
+from pipeline.data.zip_reader import ZipReader
 from pipeline.errors import InputError
+from pipeline.task import Ids, Image, Labels, Split, Task
 
-CHUNK = 500  # files that a thread reads at a time
+CHUNK_SIZE = 500  # files per read job
 MAX_CSV = 1 << 25  # bytes; that of 300,000 ids has 5 MB
-MAX_DIRECTORY = 1 << 20  # bytes of a zip's list of members; the competition's has four
-LOCAL_HEADER = 30  # bytes before a member's name in a zip; the last four are the lengths of name and extra field
 
 
 class KaggleFiles:
-    """The whole zip, the archives unpacked from it, or the folders unpacked from those."""
+    """The whole zip, the archives extracted from it, or the folders extracted from those."""
 
-    decode = staticmethod(decode_png)
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._zip = folder / ZIP_NAME
-        self.name = str(self._zip if self._zip.exists() else folder)
+    def __init__(self, folder: Path, task: Task) -> None:
+        self._folder, self.task = folder, task
+        path = folder / task.zip_name
+        self._zip = ZipReader(path, task.url) if path.exists() else None
+        self.name = str(path if self._zip else folder)
         self._archives: dict[Split, SevenZip] = {}
 
-    @cached_property
-    def _zipped_names(self) -> list[str]:
-        if not self._zip.exists():
-            return []
-        try:
-            with self._zip.open("rb") as file, zipfile.ZipFile(_BoundedReader(file)) as archive:
-                names = archive.namelist()
-        except InputError as error:
-            raise InputError(f"{self._zip} {error}") from None
-        except Exception as error:
-            with self._zip.open("rb") as file:
-                begins = file.read(64).lstrip()
-            if begins.startswith(b"<"):
-                raise InputError(
-                    f"{self._zip} is a web page, not a zip: the download was refused. Accept the rules on "
-                    f"kaggle.com/c/{COMPETITION} and download it again"
-                ) from None
-            raise InputError(
-                f"{self._zip} is no whole zip ({error}); the download was cut off or damaged, download it again"
-            ) from None
-        repeated = [name for name, times in Counter(names).items() if times > 1]
-        if repeated:
-            raise InputError(f"{self._zip} holds {repeated[0]!r} more than once; download it again")
-        return names
-
     def ids(self, split: Split) -> Ids:
-        """Return the ids from the names in the archive or folder."""
-        if self._has(f"{split}.7z"):
+        """Return the ids by the file names in the archive or folder."""
+        if self._has(self.task.archive_name(split)):
             names = self._archive(split).names()
         else:
-            names = [f"{split}/{path}" for path in self._png_names(split)]
-        ids = np.array([_id_of(name, split) for name in names], dtype=np.int64)
+            names = [f"{split}/{name}" for name in self._png_names(split)]
+        id_of = self._id_parser(split)
+        ids = np.array([id_of(name) for name in names], dtype=np.int64)
         if not len(ids):
-            raise InputError(f"{self._named(split)} holds no images, expected {split}/1.png and more")
+            raise InputError(f"{self._images_path(split)} contains no images, expected {split}/1.png and more")
         ids.sort()
-        repeated = ids[1:][ids[1:] == ids[:-1]]
-        if len(repeated):
-            raise InputError(f"{self._named(split)} holds the image {split}/{repeated[0]}.png more than once")
-        self._check_complete(split, ids)
+        duplicates = ids[1:][ids[1:] == ids[:-1]]
+        if len(duplicates):
+            raise InputError(f"{self._images_path(split)} contains image {split}/{duplicates[0]}.png more than once")
+        if split == "test":
+            self._check_test_ids(ids)
         return ids
 
     def read(self, split: Split) -> Iterator[tuple[int, bytes]]:
         """Yield ids and PNGs from the archive or folder."""
-        if self._has(f"{split}.7z"):
+        id_of = self._id_parser(split)
+        if self._has(self.task.archive_name(split)):
             for name, data in self._archive(split).read():
-                yield _id_of(name, split), data
+                yield id_of(name), data
         else:
             names = self._png_names(split)
-            chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
+            chunks = [names[start : start + CHUNK_SIZE] for start in range(0, len(names), CHUNK_SIZE)]
             jobs = [partial(self._read_pngs, split, chunk) for chunk in chunks]
             for images in prefetch(jobs, joblib.cpu_count()):
                 yield from images
 
+    def decode(self, data: bytes) -> Image:
+        """Decode a PNG."""
+        return decode_png(data, self.task.image_shape)
+
     def labels(self) -> Labels:
-        """Return trainLabels.csv."""
-        return parse_labels(self._csv(TRAIN_LABELS_CSV), self._named(TRAIN_LABELS_CSV))
+        """Return the labels of the CSV."""
+        name = self.task.train_labels_csv
+        return parse_labels(self._csv(name), self._path_of(name), self.task)
 
     def test_labels(self) -> None:
-        """Kaggle keeps them."""
+        """Return None: Kaggle does not publish them."""
 
     def fingerprint(self, split: Split) -> dict[str, Any]:
-        """Describe the zip, the archive, or the folder (by its number of files)."""
-        archive = f"{split}.7z"
-        path = self._zip if archive in self._zipped_names else self._folder / (archive if self._has(archive) else split)
+        """Return name, size and modification time of the zip, the archive, or the folder (size: number of files)."""
+        archive = self.task.archive_name(split)
+        if zipped := self._zip_with(archive):
+            path = zipped.path
+        else:
+            path = self._folder / (archive if self._has(archive) else split)
         status = path.stat()
         size = status.st_size if path.is_file() else len(self._png_names(split))
         return {"name": path.name, "size": size, "mtime_ns": status.st_mtime_ns}
 
-    def _check_complete(self, split: Split, ids: Ids) -> None:
-        """The test ids are those of sampleSubmission.csv, or 1 to N where it is missing."""
-        if split == "train":
-            return
-        if self._has(SAMPLE_SUBMISSION_CSV):
-            expected = parse_ids(self._csv(SAMPLE_SUBMISSION_CSV), self._named(SAMPLE_SUBMISSION_CSV))
+    def _check_test_ids(self, ids: Ids) -> None:
+        """Raises InputError unless the ids are those of the sample submission, or 1 to N if that is missing."""
+        sample = self.task.sample_submission_csv
+        if self._has(sample):
+            expected = parse_ids(self._csv(sample), self._path_of(sample), self.task)
         else:
             expected = np.arange(1, ids[-1] + 1)
-        for wrong, text in ((np.setdiff1d(expected, ids), "misses"), (np.setdiff1d(ids, expected), "has the foreign")):
+        for wrong, problem in (
+            (np.setdiff1d(expected, ids), "is missing image"),
+            (np.setdiff1d(ids, expected), "contains the unexpected image"),
+        ):
             if len(wrong):
                 raise InputError(
-                    f"{self._named(split)} {text} image {split}/{wrong[0]}.png ({len(wrong)} in all), "
-                    f"expected {len(expected)} images; download or unpack it again"
+                    f"{self._images_path('test')} {problem} test/{wrong[0]}.png ({len(wrong)} in all), "
+                    f"expected {len(expected)} images; download or extract it again"
                 )
 
+    def _id_parser(self, split: Split) -> "partial[int]":
+        """Return the function from the name of a split's image, SPLIT/ID.png, to its id."""
+        return partial(_parse_id, re.compile(rf"{split}/({self.task.id_pattern})\.png"), split)
+
     def _archive(self, split: Split) -> SevenZip:
-        """Return an archive whose header is read once: that of the test images takes seconds."""
+        """Return a split's archive, opened once: reading the header of a large one takes a second."""
         if split not in self._archives:
-            self._archives[split] = SevenZip(partial(self._open, f"{split}.7z"), self._named(f"{split}.7z"))
+            name = self.task.archive_name(split)
+            self._archives[split] = SevenZip(partial(self._open, name), self._path_of(name))
         return self._archives[split]
 
     def _read_pngs(self, split: Split, names: list[str], put: Put[list[tuple[int, bytes]]]) -> None:
-        images = []
+        id_of, images = self._id_parser(split), []
         for name in names:
             path = self._folder / split / name
             try:
                 with path.open("rb") as file:
                     data = file.read(MAX_MEMBER + 1)
             except OSError as error:
-                raise InputError(f"{path} can't be read: {error.strerror}; unpack it again") from None
+                raise InputError(f"{path} can't be read: {error.strerror}; extract it again") from None
             if len(data) > MAX_MEMBER:
-                raise InputError(f"{path} has more than {MAX_MEMBER:,} bytes, expected an image; unpack it again")
-            images.append((_id_of(f"{split}/{name}", split), data))
+                raise InputError(f"{path} has more than {MAX_MEMBER:,} bytes, expected an image; extract it again")
+            images.append((id_of(f"{split}/{name}"), data))
         put(images)
 
     def _has(self, name: str) -> bool:
-        return name in self._zipped_names or (self._folder / name).is_file()
+        return self._zip_with(name) is not None or (self._folder / name).is_file()
 
-    def _named(self, name: str) -> str:
-        inside = f"{self._zip}:{name}"
-        beside = self._folder / name
-        return inside if name in self._zipped_names or f"{name}.7z" in self._zipped_names else str(beside)
+    def _zip_with(self, name: str) -> ZipReader | None:
+        """Return the zip if it contains a file."""
+        return self._zip if self._zip and name in self._zip.names else None
 
-    @contextmanager
-    def _open(self, name: str) -> Iterator[BinaryIO]:
-        if name not in self._zipped_names:
-            with (self._folder / name).open("rb") as file:
-                yield file
-            return
-        with ExitStack() as opened:
-            with self._reading_zip(name):
-                archive = opened.enter_context(zipfile.ZipFile(self._zip))
-                file = opened.enter_context(archive.open(name))  # type: ignore[arg-type]
-                if archive.getinfo(name).compress_type == zipfile.ZIP_STORED:
-                    whole = opened.enter_context(self._zip.open("rb"))
-                    file = io.BufferedReader(_StoredZipMember(whole, archive.getinfo(name)))
-            yield file
+    def _path_of(self, name: str) -> str:
+        """Return where a file is, for messages."""
+        return f"{self.name}:{name}" if self._zip_with(name) else str(self._folder / name)
 
-    @contextmanager
-    def _reading_zip(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            # Damaged bytes make zipfile raise whatever they happen to hit, from zlib.error to OSError.
-            raise InputError(f"{self._zip}: {name} is damaged ({error}); download it again") from None
+    def _images_path(self, split: Split) -> str:
+        """Return where a split's images are, for messages."""
+        archive = self.task.archive_name(split)
+        return self._path_of(archive if self._has(archive) else split)
+
+    def _open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        zipped = self._zip_with(name)
+        return zipped.open(name) if zipped else (self._folder / name).open("rb")
 
     def _csv(self, name: str) -> bytes:
+        """Return the bytes of a CSV. A CSV has no checksum but that of a zip around it, which is checked."""
         if not self._has(name):
             raise InputError(f"{self._folder} has images but no {name}; it comes with the competition's download")
-        if name in self._zipped_names:
-            # By zipfile's own reader, which checks the checksum: a CSV has no other.
-            with self._reading_zip(name), zipfile.ZipFile(self._zip) as archive, archive.open(name) as member:
-                data = member.read(MAX_CSV + 1)
+        if zipped := self._zip_with(name):
+            data = zipped.read(name, MAX_CSV + 1)
         else:
             with (self._folder / name).open("rb") as file:
                 data = file.read(MAX_CSV + 1)
         if len(data) > MAX_CSV:
-            raise InputError(f"{self._named(name)} has more than {MAX_CSV:,} bytes, expected a list of ids and labels")
+            raise InputError(
+                f"{self._path_of(name)} has more than {MAX_CSV:,} bytes, expected a list of ids and labels"
+            )
         return data
 
     def _png_names(self, split: Split) -> list[str]:
         if not (self._folder / split).is_dir():
             raise InputError(
-                f"{self._folder} has neither {split}.7z nor a folder {split}/ (nor either in {ZIP_NAME}); "
-                "it comes with the competition's download"
+                f"{self._folder} has neither {self.task.archive_name(split)} nor a folder {split}/ (nor either in "
+                f"{self.task.zip_name}); it comes with the competition's download"
             )
         entries = [entry for entry in os.scandir(self._folder / split) if entry.name.endswith(".png")]
         for entry in entries:
             if not entry.is_file():
-                raise InputError(f"{entry.path} is no file; unpack it again")
+                raise InputError(f"{entry.path} is not a file; extract it again")
         return [entry.name for entry in entries]
 
 
-class _BoundedReader(io.RawIOBase):
-    """A file that refuses large reads: zipfile takes the whole list of members at once, however long it says it is."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(MAX_DIRECTORY + 1 if size < 0 else min(size, MAX_DIRECTORY + 1))
-        if len(data) > MAX_DIRECTORY:
-            raise InputError(
-                f"has a list of members of more than {MAX_DIRECTORY:,} bytes, expected that of four; download it again"
-            )
-        return data
-
-
-class _StoredZipMember(io.RawIOBase):
-    """A member that stands in a zip as it is: it jumps, where zipfile's own reader reads all that lies between."""
-
-    def __init__(self, whole: BinaryIO, member: zipfile.ZipInfo) -> None:
-        self._whole, self._size, self._position = whole, member.file_size, 0
-        whole.seek(member.header_offset + LOCAL_HEADER - 4)
-        self._start = member.header_offset + LOCAL_HEADER + sum(struct.unpack("<HH", whole.read(4)))
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        room = memoryview(buffer)[: max(0, self._size - self._position)]
-        self._whole.seek(self._start + self._position)
-        data = self._whole.read(len(room))
-        room[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
-def _id_of(name: str, split: Split) -> int:
-    match = re.fullmatch(rf"{split}/([1-9][0-9]{{0,8}})\.png", name)
+def _parse_id(pattern: re.Pattern[str], split: Split, name: str) -> int:
+    match = pattern.fullmatch(name)
     if not match:
-        raise InputError(f"the images of {split} hold {name!r}, expected names such as {split}/1.png")
+        raise InputError(f"the images of {split} contain {name!r}, expected names such as {split}/1.png")
     return int(match[1])

@@ -1,4 +1,4 @@
-"""Work that runs ahead in threads -> its results as they come, a bounded number of them waiting."""
+"""Jobs in threads that produce results ahead of their consumer, through a bounded queue."""
 
 import queue
 import threading
@@ -9,35 +9,37 @@ from typing import TypeVar
 Result = TypeVar("Result")
 Put = Callable[[Result], None]
 
-NUM_WAITING = 8
+QUEUE_SIZE = 8
+POLL_SECONDS = 0.1
 
 
-class _CancelledError(Exception):
-    """Ends a job whose results are no longer wanted."""
+class CancelledError(Exception):
+    """Ends work in a thread whose result is no longer needed."""
 
 
 def prefetch(jobs: Sequence[Callable[[Put[Result]], None]], num_threads: int) -> Iterator[Result]:
-    """Run jobs, each of which hands its results to the function it is given; yield the results as they come.
+    """Run jobs in threads and yield what they put into the queue, in the order of arrival.
 
-    The first error of a job is raised here. When the caller stops listening, the jobs end at their next result.
+    Each job is called with the function that puts a result. Raises the first error of a job. When the generator is
+    closed, each job ends at its next result.
     """
-    results: queue.Queue[tuple[Result] | BaseException | None] = queue.Queue(NUM_WAITING)
-    stop = threading.Event()
+    results: queue.Queue[tuple[Result] | BaseException | None] = queue.Queue(QUEUE_SIZE)
+    cancelled = threading.Event()
 
     def put(result: tuple[Result] | BaseException | None) -> None:
         while True:
-            if stop.is_set():
-                raise _CancelledError
+            if cancelled.is_set():
+                raise CancelledError
             try:
-                return results.put(result, timeout=0.1)
+                return results.put(result, timeout=POLL_SECONDS)
             except queue.Full:
                 continue
 
-    def work(job: Callable[[Put[Result]], None]) -> None:
+    def run(job: Callable[[Put[Result]], None]) -> None:
         try:
             job(lambda result: put((result,)))
             put(None)
-        except _CancelledError:
+        except CancelledError:
             pass
         except BaseException as error:
             put(error)
@@ -45,7 +47,7 @@ def prefetch(jobs: Sequence[Callable[[Put[Result]], None]], num_threads: int) ->
     with ThreadPoolExecutor(num_threads) as pool:
         try:
             for job in jobs:
-                pool.submit(work, job)
+                pool.submit(run, job)
             num_running = len(jobs)
             while num_running:
                 result = results.get()
@@ -56,5 +58,5 @@ def prefetch(jobs: Sequence[Callable[[Put[Result]], None]], num_threads: int) ->
                 else:
                     yield result[0]
         finally:
-            stop.set()
+            cancelled.set()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""An input folder -> the decoded images of both splits."""
+"""A source -> the decoded images of both splits."""
 
 import threading
 import time
@@ -8,60 +8,61 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.task import Ids, Split
-from pipeline.data.image_cache import ImageStore, accept_all, cache_folder, prepare_images
-from pipeline.data.source import Source, find_source
+from pipeline.data.image_cache import ImageStore, accept_all, prepare_images
+from pipeline.data.prefetch import CancelledError
+from pipeline.data.source import Source
 from pipeline.errors import InputError
-from pipeline.progress import progress_display, log
+from pipeline.progress import log, progress_display
+from pipeline.task import Ids, Split
 
 
-def prepare(input_dir: Path, cache_dir: Path | None = None, *, again: bool = False) -> dict[Split, ImageStore]:
-    """Decode the images of both splits; what is decoded already is only opened. Raises InputError.
+def prepare(source: Source, cache_dir: Path, *, again: bool = False) -> dict[Split, ImageStore]:
+    """Decode the images of both splits into the cache, or open what is there; `again` decodes in any case.
 
-    Both at once: LZMA decodes a block on one core, and what the other core has to do would not fill it.
+    Both splits at once: LZMA decodes a block on one core, and decoding its images does not fill another one.
+
+    Raises InputError for invalid files, and if ids of training images and labels differ.
     """
-    source, folder = find_source(input_dir), cache_folder(cache_dir, input_dir)
     splits: tuple[Split, ...] = ("train", "test")
-    stop = threading.Event()
-    with progress_display() as view, ThreadPoolExecutor(len(splits)) as pool:
+    cancelled = threading.Event()
+    with progress_display() as display, ThreadPoolExecutor(len(splits)) as pool:
 
         def prepare_split(split: Split) -> ImageStore:
-            began = time.perf_counter()
-            with view.bar(f"decode {split} images") as bar:
+            started = time.perf_counter()
+            with display.bar(f"decode {split} images") as bar:
 
-                def tell(done: int, total: int) -> None:
-                    if stop.is_set():
-                        raise _CancelledError
+                def on_progress(done: int, total: int) -> None:
+                    if cancelled.is_set():
+                        raise CancelledError
                     bar(done, total)
 
-                check_ids = partial(_check_labelled, source) if split == "train" else accept_all
-                store = prepare_images(source, split, folder, again=again, check_ids=check_ids, on_images=tell)
-            seconds = time.perf_counter() - began
-            log.info("%s images of %s: %s ready in %.1f s", split, source.name, f"{len(store.ids):,}", seconds)
+                check_ids = partial(_check_labels, source) if split == "train" else accept_all
+                store = prepare_images(
+                    source, split, cache_dir, again=again, check_ids=check_ids, on_progress=on_progress
+                )
+            seconds = time.perf_counter() - started
+            log.info("%s images: %s, source %s, %.1f s", split, f"{len(store.ids):,}", source.name, seconds)
             return store
 
-        running = {split: pool.submit(prepare_split, split) for split in splits}
+        futures = {split: pool.submit(prepare_split, split) for split in splits}
         try:
-            for done in as_completed(running.values()):
-                done.result()
+            for future in as_completed(futures.values()):
+                future.result()
         finally:
-            # After a fault of one split, or Ctrl-C, nobody waits for the other.
-            stop.set()
-    return {split: future.result() for split, future in running.items()}
+            # After an error in one split, or Ctrl-C, do not wait for the other one.
+            cancelled.set()
+    return {split: future.result() for split, future in futures.items()}
 
 
-class _CancelledError(Exception):
-    """Ends the preparation of a split that nobody waits for."""
-
-
-def _check_labelled(source: Source, with_image: Ids) -> None:
-    with_label = source.labels().ids
-    for only, what in (
-        (np.setdiff1d(with_label, with_image), "has a label and no image"),
-        (np.setdiff1d(with_image, with_label), "has an image and no label"),
+def _check_labels(source: Source, image_ids: Ids) -> None:
+    """Raises InputError unless the ids of images and labels are the same."""
+    label_ids = source.labels().ids
+    for unpaired, problem in (
+        (np.setdiff1d(label_ids, image_ids), "has a label and no image"),
+        (np.setdiff1d(image_ids, label_ids), "has an image and no label"),
     ):
-        if len(only):
+        if len(unpaired):
             raise InputError(
-                f"{source.name}: the training id {only[0]} {what} ({len(only):,} such ids); "
+                f"{source.name}: the training id {unpaired[0]} {problem} ({len(unpaired):,} such ids); "
                 "images and labels are not of the same download"
             )

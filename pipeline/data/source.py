@@ -1,39 +1,35 @@
-"""An input folder -> a stream of (id, encoded image) per split, whatever form the files are in."""
+"""An input folder -> a stream of (id, encoded image) per split, for each form in which the dataset is distributed."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.data import torchvision_files
-from pipeline.data.torchvision_files import TorchvisionFiles
-from pipeline.task import COMPETITION, TRAIN_LABELS_CSV, ZIP_NAME, Ids, Image, Split
 from pipeline.data.kaggle_files import KaggleFiles
-from pipeline.data.labels import Labels
+from pipeline.data.torchvision_files import TorchvisionFiles
 from pipeline.errors import InputError
+from pipeline.task import Ids, Image, Labels, Split, Task
 
 NOTEBOOK_MOUNT = Path("/kaggle/input")
-HOW_TO_GET_INPUT = f"""Ways to get it:
-  python run.py download    Kaggle's files, by the kaggle client (first accept the rules on kaggle.com/c/{COMPETITION})
-  python run.py demo        no download: the whole job on a small drawn competition
-  --input DIR               a folder with {ZIP_NAME}, or train.7z, test.7z and {TRAIN_LABELS_CSV}, or the folders
-                            train/ and test/ with {TRAIN_LABELS_CSV}, or torchvision's {batches.FOLDER_NAME}"""
+NUM_SHOWN = 5
 
 
 class Source(Protocol):
-    """The competition's files in one of their forms."""
+    """A dataset in one of its forms."""
 
     name: str
+    """Path of the files, for messages."""
+    task: Task
 
     def ids(self, split: Split) -> Ids:
-        """Return the ids of a split's images, ascending, without decoding an image."""
+        """Return the ids of a split's images, ascending, without decoding any image."""
         ...
 
     def read(self, split: Split) -> Iterator[tuple[int, bytes]]:
-        """Yield each image's id and encoded bytes, in the order in which they come."""
+        """Yield the id and the encoded bytes of each image, in any order."""
         ...
 
     def decode(self, data: bytes) -> Image:
-        """Decode what `read` yields to uint8 [32, 32, 3]."""
+        """Decode the bytes of one image to uint8 [height, width, 3], RGB."""
         ...
 
     def labels(self) -> Labels:
@@ -41,37 +37,61 @@ class Source(Protocol):
         ...
 
     def test_labels(self) -> Labels | None:
-        """Return the test labels where the source has them (torchvision's does, Kaggle's never)."""
+        """Return the test labels, or None where they are not public (Kaggle)."""
         ...
 
     def fingerprint(self, split: Split) -> dict[str, Any]:
-        """Return what tells this source's files from others: name, size and time of change."""
+        """Return name, size and modification time of a split's files, which identify them."""
         ...
 
 
-def find_source(folder: Path) -> Source:
-    """Find out what an input folder holds. Raises InputError that tells the ways to get input."""
-    source = search_source(folder)
+def find_source(folder: Path, task: Task) -> Source:
+    """Return the source in an input folder. Raises InputError that lists the ways to get the input."""
+    source = search_source(folder, task)
     if source is not None:
         return source
-    found = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:5] if folder.is_dir() else []
-    holds = f"holds {', '.join(found)} and nothing of the competition" if found else "holds nothing"
-    raise InputError(f"{folder} {holds if folder.is_dir() else 'does not exist'}.\n{HOW_TO_GET_INPUT}")
+    if not folder.is_dir():
+        found = "does not exist"
+    elif names := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+        found = f"contains {', '.join(names[:NUM_SHOWN])}, expected the competition's files"
+    else:
+        found = "is empty"
+    raise InputError(f"{folder} {found}.\n{_ways_to_get_input(task)}")
 
 
-def search_source(folder: Path) -> Source | None:
-    """Look into the folder, and then where a Kaggle notebook mounts its input."""
+def search_source(folder: Path, task: Task) -> Source | None:
+    """Return the source in an input folder, or else where a Kaggle notebook mounts its input, or else None.
+
+    Raises InputError if `folder` is a file.
+    """
     if folder.is_file():
-        raise InputError(f"--input {folder} is a file, expected the folder that holds it: --input {folder.parent}")
-    mounted = sorted(p for depth in ("*", "*/*") for p in NOTEBOOK_MOUNT.glob(depth) if p.is_dir())
-    found = (_source_in(candidate) for candidate in (folder, *mounted))
+        raise InputError(f"--input {folder} is a file, expected the folder that contains it: --input {folder.parent}")
+    mounted = sorted(path for depth in ("*", "*/*") for path in NOTEBOOK_MOUNT.glob(depth) if path.is_dir())
+    found = (_source_in(candidate, task) for candidate in (folder, *mounted))
     return next((source for source in found if source is not None), None)
 
 
-def _source_in(folder: Path) -> Source | None:
-    if any((folder / name).exists() for name in (ZIP_NAME, "train.7z", "test.7z", "train", "test")):
-        return KaggleFiles(folder)
-    for name in (batches.FOLDER_NAME, batches.TAR_NAME):
-        if (folder / name).exists():
-            return TorchvisionFiles(folder / name)
+def _source_in(folder: Path, task: Task) -> Source | None:
+    kaggle_names = (task.zip_name, task.train_archive, task.test_archive, "train", "test")
+    if any((folder / name).exists() for name in kaggle_names):
+        return KaggleFiles(folder, task)
+    if task.torchvision_folder is None:
+        return None
+    for name in (task.torchvision_folder, task.torchvision_tar):
+        if name is not None and (folder / name).exists():
+            return TorchvisionFiles(folder / name, task)
     return None
+
+
+def _ways_to_get_input(task: Task) -> str:
+    lines = [
+        "Ways to get it:",
+        f"  python run.py download    Kaggle's files, by the Kaggle API (first accept the rules on {task.url})",
+        "  python run.py demo        no download: the whole job on a small synthetic dataset",
+        f"  --input DIR               a folder with {task.zip_name},",
+        f"                            or {task.train_archive}, {task.test_archive} and {task.train_labels_csv},",
+        f"                            or the folders train/ and test/ and {task.train_labels_csv}",
+    ]
+    if task.torchvision_folder is not None:
+        lines.append(f"                            or torchvision's {task.torchvision_folder}")
+    return "\n".join(lines)

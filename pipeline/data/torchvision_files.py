@@ -1,4 +1,4 @@
-"""The python version of CIFAR-10, as torchvision downloads it -> images and labels."""
+"""torchvision's copy of the dataset, pickled batches in a folder or a tar.gz -> images and labels of both splits."""
 
 import io
 import pickle
@@ -12,39 +12,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.task import IMAGE_SHAPE, Ids, Image, Split
-from pipeline.data.labels import Labels
 from pipeline.errors import InputError
+from pipeline.task import Ids, Image, Labels, Split, Task
 
-FOLDER_NAME = "cifar-10-batches-py"
-TAR_NAME = "cifar-10-python.tar.gz"
-MAX_MEMO = 1_000_000  # things that a pickle refers to later; a real one has 20,000
+BATCH_NAMES: dict[Split, list[str]] = {
+    "train": [f"data_batch_{number}" for number in range(1, 6)],
+    "test": ["test_batch"],
+}
+MAX_MEMO = 1_000_000  # objects that a pickle refers to again; a real one has 20,000
 MAX_BATCH = 1 << 26  # bytes; a real one has 31 MB
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class TorchvisionFiles:
-    """The folder `cifar-10-batches-py`, or its tar.gz; with the test labels."""
+    """The extracted folder of batches, or the tar.gz."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, task: Task) -> None:
+        self._path, self.task = path, task
         self.name = str(path)
 
     def ids(self, split: Split) -> Ids:
-        """Count the images from 1 in the batches' order."""
+        """Return 1 to N: the images have no ids, so they are numbered in the order of the batches."""
         return np.arange(1, len(self._split(split)[1]) + 1)
 
     def read(self, split: Split) -> Iterator[tuple[int, bytes]]:
-        """Yield the rows of the batches."""
-        for number, row in enumerate(self._split(split)[0], start=1):
-            yield number, row.tobytes()
+        """Yield the id and the row of each image."""
+        for image_id, row in enumerate(self._split(split)[0], start=1):
+            yield image_id, row.tobytes()
 
     def decode(self, data: bytes) -> Image:
-        """A row holds the planes of red, green and blue."""
-        height, width, channels = IMAGE_SHAPE
+        """Turn a row, the planes of red, green and blue, into uint8 [height, width, 3]."""
+        height, width, channels = self.task.image_shape
         return np.frombuffer(data, np.uint8).reshape(channels, height, width).transpose(1, 2, 0)
 
     def labels(self) -> Labels:
-        """Return the labels of the five training batches."""
+        """Return the labels of the training batches."""
         return Labels(self.ids("train"), self._split("train")[1])
 
     def test_labels(self) -> Labels:
@@ -52,37 +55,34 @@ class TorchvisionFiles:
         return Labels(self.ids("test"), self._split("test")[1])
 
     def fingerprint(self, split: Split) -> dict[str, Any]:
-        """Describe the tar.gz, or the split's first batch."""
-        path = self._path if self._path.is_file() else self._path / self._batch_names(split)[0]
+        """Return name, size and modification time of the tar.gz, or of the split's first batch."""
+        path = self._path if self._path.is_file() else self._path / BATCH_NAMES[split][0]
         status = path.stat()
         return {"name": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
-    def _batch_names(self, split: Split) -> list[str]:
-        return [f"data_batch_{number}" for number in range(1, 6)] if split == "train" else ["test_batch"]
-
-    def _split(self, split: Split) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        batches = [self._batches[name] for name in self._batch_names(split)]
-        return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
+    def _split(self, split: Split) -> Batch:
+        batches = [self._batches[name] for name in BATCH_NAMES[split]]
+        return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
 
     @cached_property
-    def _batches(self) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-        names = self._batch_names("train") + self._batch_names("test")
+    def _batches(self) -> dict[str, Batch]:
+        names = BATCH_NAMES["train"] + BATCH_NAMES["test"]
         try:
-            found = self._read_folder(names) if self._path.is_dir() else self._read_tar(names)
+            pickled = self._read_folder(names) if self._path.is_dir() else self._read_tar(names)
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise InputError(f"{self._path} can't be read whole ({error}); download it again") from None
-        missing = [name for name in names if name not in found]
+            raise InputError(f"{self._path} is truncated or corrupted ({error}); download it again") from None
+        missing = [name for name in names if name not in pickled]
         if missing:
-            raise InputError(f"{self._path} has no {', '.join(missing)}; download it again")
-        return {name: load_batch(found[name], name) for name in names}
+            raise InputError(f"{self._path} is missing {', '.join(missing)}; download it again")
+        return {name: load_batch(pickled[name], f"{self._path}: {name}", self.task) for name in names}
 
     def _read_folder(self, names: list[str]) -> dict[str, bytes]:
-        found = {}
+        pickled = {}
         for name in names:
             if (self._path / name).is_file():
                 with (self._path / name).open("rb") as file:
-                    found[name] = file.read(MAX_BATCH)
-        return found
+                    pickled[name] = file.read(MAX_BATCH)
+        return pickled
 
     def _read_tar(self, names: list[str]) -> dict[str, bytes]:
         with tarfile.open(self._path) as tar:
@@ -91,47 +91,53 @@ class TorchvisionFiles:
             return {name: file.read(MAX_BATCH) for name, file in files if file is not None}
 
 
-def load_batch(pickled: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return a batch's rows [N, 3072] and classes [N]. Raises InputError naming it."""
+def load_batch(pickled: bytes, name: str, task: Task) -> Batch:
+    """Return a batch's rows, uint8 [N, channels * height * width], and labels [N]. Raises InputError that names it."""
     try:
         _check_memo(pickled)
         batch = _BatchUnpickler(io.BytesIO(pickled), encoding="bytes").load()
-        data, classes = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
+        rows, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
     except Exception as error:
-        # Damaged bytes make a pickle, and numpy in it, raise whatever they happen to hit.
-        raise InputError(f"{FOLDER_NAME}/{name} can't be read ({type(error).__name__}: {error})") from None
-    if data.dtype != np.uint8 or data.shape != (len(classes), 3072) or not np.isin(classes, range(10)).all():
-        raise InputError(f"{FOLDER_NAME}/{name} holds {data.dtype} {data.shape}, expected uint8 [N, 3072] and N labels")
-    return data, classes
+        # Corrupted bytes make pickle and numpy raise errors of any type.
+        raise InputError(f"{name} can't be read ({type(error).__name__}: {error}); download it again") from None
+    row_size = int(np.prod(task.image_shape))
+    if rows.dtype != np.uint8 or rows.shape[1:] != (row_size,) or labels.shape != rows.shape[:1]:
+        raise InputError(
+            f"{name} has images {rows.dtype} {list(rows.shape)} and labels {list(labels.shape)}, expected uint8 "
+            f"[N, {row_size}] and [N]; download it again"
+        )
+    if not np.isin(labels, range(task.num_classes)).all():
+        raise InputError(f"{name} has labels that are not in 0 to {task.num_classes - 1}; download it again")
+    return rows, labels
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """The batches are pickles; this reads plain values and bytes in arrays, and can't be made to run anything else."""
+    """Reads plain values and arrays of bytes; anything else in a pickle, code above all, is an error."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Allow what an array of bytes is made of."""
+        """Return what an array of bytes consists of. Raises UnpicklingError for any other name."""
         if (module.replace("numpy.core", "numpy._core"), name) == ("numpy._core.multiarray", "_reconstruct"):
             return _empty_array
         if (module, name) == ("numpy", "ndarray"):
-            return None  # only ever handed to _reconstruct; as a function it could be asked for gigabytes
+            return None  # only an argument of _reconstruct; as a function it could be called for gigabytes
         if (module, name) == ("numpy", "dtype"):
-            return _dtype_of_bytes
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            return _bytes_dtype
+        raise pickle.UnpicklingError(f"it requests {module}.{name}")
 
 
 def _empty_array(*_: Any) -> NDArray[Any]:
-    """Do what every pickle of an array begins with."""
+    """Return the empty array with which every pickle of an array starts."""
     return np._core.multiarray._reconstruct(np.ndarray, (0,), b"b")  # type: ignore[attr-defined]
 
 
-def _dtype_of_bytes(kind: Any, *_: Any) -> np.dtype[Any]:
-    if kind not in ("u1", b"u1"):
-        raise pickle.UnpicklingError(f"it asks for an array of {kind!r}")
+def _bytes_dtype(name: Any, *_: Any) -> np.dtype[Any]:
+    if name not in ("u1", b"u1"):
+        raise pickle.UnpicklingError(f"it requests an array of {name!r}")
     return np.dtype("u1", False, True)
 
 
 def _check_memo(pickled: bytes) -> None:
-    """Refuse places in the memo for which the unpickler would take gigabytes."""
-    for opcode, place, _ in pickletools.genops(pickled):
-        if opcode.name in ("PUT", "LONG_BINPUT") and not 0 <= int(place or 0) <= MAX_MEMO:
-            raise pickle.UnpicklingError(f"it remembers {place:,} things")
+    """Raises UnpicklingError for an index into the memo for which the unpickler would allocate gigabytes."""
+    for opcode, index, _ in pickletools.genops(pickled):
+        if opcode.name in ("PUT", "LONG_BINPUT") and not 0 <= int(index or 0) <= MAX_MEMO:
+            raise pickle.UnpicklingError(f"it memoizes {index:,} objects")

@@ -1,6 +1,6 @@
-"""A small competition drawn by program, in Kaggle's own files: the demo's and the tests' data.
+"""A small synthetic dataset in the form of Kaggle's files, for the demo and the tests.
 
-A good accuracy on it says that the pipeline works, and nothing about CIFAR-10.
+A good accuracy on it shows that the pipeline works; it is not comparable with accuracies on real images.
 """
 
 import zipfile
@@ -9,57 +9,64 @@ from pathlib import Path
 import cv2
 import numpy as np
 import py7zr
+from numpy.typing import NDArray
 
-from pipeline.task import CLASS_NAMES, SAMPLE_SUBMISSION_CSV, TRAIN_LABELS_CSV, ZIP_NAME, Image
-from pipeline.data.labels import Labels, parse_labels
-from pipeline.demo.images import draw_image, draw_distractor
+from pipeline.demo.images import draw_distractor, draw_image
 from pipeline.files import write_text
+from pipeline.task import CIFAR10, Image, Labels, Split, Task
 
-VERSION = 1  # raised when the same seed would draw other pictures
+VERSION = 1  # increment when the images of a seed change
 DEMO_TRAIN, DEMO_TEST = 3000, 1500
-JUNK_SHARE = 0.25  # of the test images; in the competition it is 97 %
+DISTRACTOR_SHARE = 0.25  # of the test images; 97 % in Kaggle's CIFAR-10
+SAMPLE_LABEL = 3  # of every row of the sample submission; Kaggle's has "cat"
+SOLUTION_CSV = "solution.csv"
 LZMA = [{"id": py7zr.FILTER_LZMA2, "preset": 1}]
 
 
-def draw_once(parent: Path) -> tuple[Path, Labels]:
-    """Draw the demo's competition, or find it drawn; return its folder and the labels of the test images that count."""
-    folder = parent / f"drawn-{VERSION}"
-    solution = folder / "solution.csv"
+def demo_dataset(parent: Path, task: Task) -> Path:
+    """Return the demo dataset's folder; the first call writes it, with the labels of the scored test images."""
+    folder = parent / f"synthetic-{VERSION}"
+    solution = folder / SOLUTION_CSV
     if not solution.exists():
-        labels = make_synthetic_dataset(folder, num_train=DEMO_TRAIN, num_test=DEMO_TEST)
-        rows = zip(labels.ids.tolist(), labels.classes.tolist(), strict=True)
-        write_text(solution, "id,label\n" + "".join(f"{number},{CLASS_NAMES[kind]}\n" for number, kind in rows))
-    return folder, parse_labels(solution.read_bytes(), str(solution))
+        labels = make_synthetic_dataset(folder, num_train=DEMO_TRAIN, num_test=DEMO_TEST, task=task)
+        write_text(solution, _labels_csv(labels, task))
+    return folder
 
 
-def make_synthetic_dataset(folder: Path, *, num_train: int, num_test: int, seed: int = 0) -> Labels:
-    """Write cifar-10.zip with train.7z, test.7z and both CSVs; return the labels of the test images that count."""
+def make_synthetic_dataset(
+    folder: Path, *, num_train: int, num_test: int, seed: int = 0, task: Task = CIFAR10
+) -> Labels:
+    """Write Kaggle's zip with both archives and both CSVs; return the labels of the scored test images."""
     rng = np.random.default_rng((seed, 1))
     folder.mkdir(parents=True, exist_ok=True)
-    train_classes = rng.permutation(np.arange(num_train) % len(CLASS_NAMES))
-    test_classes = rng.integers(len(CLASS_NAMES), size=num_test)
-    is_junk = rng.random(num_test) < JUNK_SHARE
-    train = [draw_image(int(kind), np.random.default_rng((seed, 2, i))) for i, kind in enumerate(train_classes)]
+    train_labels = rng.permutation(np.arange(num_train) % task.num_classes)
+    test_labels = rng.integers(task.num_classes, size=num_test)
+    is_distractor = rng.random(num_test) < DISTRACTOR_SHARE
+    train = [draw_image(int(y), np.random.default_rng((seed, 2, i)), task) for i, y in enumerate(train_labels)]
     test = [
-        draw_distractor(np.random.default_rng((seed, 3, i)))
-        if junk
-        else draw_image(int(kind), np.random.default_rng((seed, 4, i)))
-        for i, (kind, junk) in enumerate(zip(test_classes, is_junk, strict=True))
+        draw_distractor(np.random.default_rng((seed, 3, i)), task)
+        if distractor
+        else draw_image(int(y), np.random.default_rng((seed, 4, i)), task)
+        for i, (y, distractor) in enumerate(zip(test_labels, is_distractor, strict=True))
     ]
-    rows = "".join(f"{i},{CLASS_NAMES[kind]}\n" for i, kind in enumerate(train_classes, start=1))
-    sample = "".join(f"{i},cat\n" for i in range(1, num_test + 1))
-    partial = folder / f".{ZIP_NAME}.partial"
+    csv_files = {
+        task.sample_submission_csv: _with_ids(np.full(num_test, SAMPLE_LABEL % task.num_classes)),
+        task.train_labels_csv: _with_ids(train_labels),
+    }
+    images: dict[Split, list[Image]] = {"test": test, "train": train}
+    partial = folder / f".{task.zip_name}.partial"
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as download:
-        for name, data in {SAMPLE_SUBMISSION_CSV: sample, TRAIN_LABELS_CSV: rows}.items():
-            download.writestr(name, "id,label\n" + data)
-        for split, images in {"test": test, "train": train}.items():
-            archive = folder / f"{split}.7z"
-            write_archive(archive, {f"{split}/{i}.png": encode_png(image) for i, image in enumerate(images, start=1)})
+        for name, labels in csv_files.items():
+            download.writestr(name, _labels_csv(labels, task))
+        for split in images:
+            archive = folder / task.archive_name(split)
+            pngs = {f"{split}/{i}.png": encode_png(image) for i, image in enumerate(images[split], start=1)}
+            write_archive(archive, pngs)
             download.write(archive, archive.name)
             archive.unlink()
-    partial.replace(folder / ZIP_NAME)
-    counted = np.flatnonzero(~is_junk)
-    return Labels(counted + 1, test_classes[counted].astype(np.int64))
+    partial.replace(folder / task.zip_name)
+    scored = np.flatnonzero(~is_distractor)
+    return Labels(scored + 1, test_labels[scored].astype(np.int64))
 
 
 def write_archive(path: Path, members: dict[str, bytes]) -> None:
@@ -74,3 +81,13 @@ def encode_png(image: Image) -> bytes:
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     assert done
     return data.tobytes()
+
+
+def _with_ids(labels: NDArray[np.int64]) -> Labels:
+    """Number labels from 1, as Kaggle does."""
+    return Labels(np.arange(1, len(labels) + 1), labels)
+
+
+def _labels_csv(labels: Labels, task: Task) -> str:
+    rows = zip(labels.ids.tolist(), labels.labels.tolist(), strict=True)
+    return task.csv_header + "\n" + "".join(f"{number},{task.class_names[label]}\n" for number, label in rows)

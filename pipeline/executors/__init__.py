@@ -1,1 +1,1 @@
-"""ExecutorOptions jobs run: in this process, in one for each GPU, or on a Ray cluster. Jobs know nothing of it."""
+"""Where fold jobs run: in this process, in one process per GPU, or on a Ray cluster."""

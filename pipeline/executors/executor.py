@@ -1,21 +1,26 @@
-"""What every place where jobs run can do."""
+"""The interface of all executors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from pipeline.data.image_cache import ImageStore
-from pipeline.executors.fold_job import PredictRequest, FoldJob
+from pipeline.executors.fold_job import FoldJob, PredictRequest
+from pipeline.predictions import Predictions
 from pipeline.progress import ProgressDisplay
-from pipeline.runs.run_folder import FoldTable
+from pipeline.runs.fold_table import FoldTable
 
 
 class Executor(Protocol):
-    """Runs jobs that do not depend on each other; what they make stands in their folders in the end."""
+    """Runs independent fold jobs; their results are saved in their folders and returned."""
 
-    def train(self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, view: ProgressDisplay) -> None:
-        """Train and judge folds, each from its last whole epoch on."""
+    def train(
+        self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: ProgressDisplay
+    ) -> list[Predictions]:
+        """Train and evaluate folds, each from its last checkpoint; return their out-of-fold predictions in order."""
         ...
 
-    def predict(self, jobs: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, view: ProgressDisplay) -> None:
-        """ModelPass trained folds about test images; what was answered before is not asked again."""
+    def predict(
+        self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: ProgressDisplay
+    ) -> Iterator[Predictions]:
+        """Yield the predictions of each request, in order; slices that are saved already are not predicted again."""
         ...

@@ -1,183 +1,220 @@
-"""One member on one fold: trained, judged on what it held out, and asked about the test images."""
+"""One member on one fold: train it, evaluate it on its validation images, predict test images."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.data.image_cache import ImageStore
 from pipeline.config import MemberConfig
+from pipeline.data.image_cache import ImageStore
 from pipeline.learning.device import Machine
-from pipeline.learning.flops import pass_flop, training_flop
-from pipeline.learning.metrics import score
-from pipeline.learning.predict import TTAView, TTA, for_inference, predict, predict_logits
-from pipeline.learning.train import EpochRecord, TrainState, build_model, train_fold
-from pipeline.predictions import Predictions
-from pipeline.progress import ProgressDisplay, ProgressCallback, log, no_progress
-from pipeline.runs.trackers import tensorboard_tracker
+from pipeline.learning.flops import forward_flops, training_flops
+from pipeline.learning.inputs import InputSpec
+from pipeline.learning.predict import TTA, TTAView, for_inference, predict, predict_logits
+from pipeline.learning.train import build_model, train_fold
+from pipeline.learning.train_state import EpochRecord, TrainState
+from pipeline.predictions import Predictions, join
+from pipeline.progress import ProgressCallback, ProgressDisplay, log, no_progress
 from pipeline.runs.fold_folder import FoldFolder
-from pipeline.runs.run_folder import FoldTable
+from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.prediction_files import CorruptedFileError
+from pipeline.runs.trackers import tensorboard_tracker
+from pipeline.task import Task
 
-SLICE = 20_000  # test images between two savings
+SLICE_SIZE = 20_000  # test images per saved file
 
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """Test images (rows of the store) that a net is asked about, in some views; the answers are kept under a name."""
+    """Test images (rows of the store) to predict with some TTA views, in a stage of the cascade."""
 
     rows: NDArray[np.int64]
     views: Sequence[TTAView]
-    name: str
+    stage: str
+    """Name of the files that keep the logits."""
+
+
+Slices = dict[int, NDArray[np.int64] | Predictions]
 
 
 @dataclass(frozen=True)
 class FoldJob:
-    """A member on a fold (from 0), with its seed and its folder. It depends on no other job."""
+    """A member on a fold (from 0), with its seed and folder. Independent of all other jobs."""
 
     name: str
     member: MemberConfig
+    task: Task
     fold: int
     seed: int
-    views: TTA
+    tta: TTA
     folder: FoldFolder
     tensorboard: bool = False
-    """Whether its history is written for TensorBoard too."""
 
     def __str__(self) -> str:
         return f"{self.name} fold {self.fold}"
 
     def training_flops(self, table: FoldTable) -> float:
-        """Return the operations that its training takes."""
-        return training_flop(self.member, int((table.folds != self.fold).sum()))
+        """Return the operations of its training."""
+        return training_flops(self.member, self.task, int((~table.is_validation(self.fold)).sum()))
 
-    def prediction_flops(self, num_images: int, asked: PredictRequest) -> float:
-        """Return the operations that so many of the test images take in the views asked for."""
-        return num_images * pass_flop(self.member) * len(asked.views)
+    def prediction_flops(self, num_images: int, request: PredictRequest) -> float:
+        """Return the operations of predicting some images with the views of a request."""
+        return num_images * forward_flops(self.member, self.task) * len(request.views)
 
-    def train(self, machine: Machine, store: ImageStore, table: FoldTable, view: ProgressDisplay) -> Iterator[EpochRecord]:
-        """Train from the last whole epoch on, judge, and keep weights and out-of-fold predictions.
+    def train(
+        self, machine: Machine, store: ImageStore, table: FoldTable, display: ProgressDisplay
+    ) -> Iterator[EpochRecord | Predictions]:
+        """Train (resuming from the last checkpoint), evaluate, save.
 
-        Yields after each epoch, when its checkpoint is kept; the fold is finished when nothing more comes.
+        Yields each epoch after its checkpoint is saved, and at last the out-of-fold predictions of the finished fold.
         """
-        inside, outside = table.folds != self.fold, table.folds == self.fold
-        epochs, state = self.member.train.epochs, self._state_so_far()
+        validation = table.is_validation(self.fold)
+        epochs, state = self.member.train.epochs, self._load_state()
+        done_before = state.num_epochs / epochs
         with (
-            tensorboard_tracker(self.folder.events, wanted=self.tensorboard, num_epochs=state.num_epochs) as events,
-            view.bar(
-                str(self), epochs=epochs, work=self.training_flops(table), share_before=state.num_epochs / epochs
-            ) as bar,
+            tensorboard_tracker(
+                self.folder.tensorboard, enabled=self.tensorboard, num_epochs=state.num_epochs
+            ) as tracker,
+            display.bar(str(self), epochs=epochs, flops=self.training_flops(table), done_before=done_before) as bar,
         ):
             states = train_fold(
                 self.member,
-                store.images[inside],
-                table.classes[inside],
+                self.task,
+                store.images[~validation],
+                table.labels[~validation],
                 seed=self.seed,
                 machine=machine,
                 resume=state,
-                on_images=bar,
+                on_progress=bar,
             )
             for state in states:
-                self.folder.save_checkpoint(state.records(), state.tensors)
+                self.folder.save_checkpoint(state.rows(), state.tensors)
                 last = state.history[-1]
-                events.add(state.records()[-1])
-                bar.say(f"loss {last.loss:.3f}, accuracy {last.accuracy:.3f}")
-                self.log_epoch(last, view)
+                tracker.add(last.to_row())
+                bar.set_postfix(f"loss {last.loss:.3f}, accuracy {last.accuracy:.3f}")
+                self.log_epoch(last, display)
                 yield last
-        model = build_model(self.member, machine.device, state.weights())
-        predictions = self._judge(machine, model, store.ids[outside], store.images[outside], view)
-        self.folder.finish(state.records(), state.weights(), predictions)
-        self.log_score(predictions, table)
+        model, spec = build_model(self.member, self.task, machine.device, state.weights())
+        predictions = self._predict_validation(
+            machine, model, spec, store.ids[validation], store.images[validation], display
+        )
+        self.folder.finish(state.rows(), state.weights(), predictions)
+        self.log_accuracy(predictions, table)
+        yield predictions
 
-    def log_epoch(self, last: EpochRecord, view: ProgressDisplay, where: str = "") -> None:
-        """Say what an epoch brought, and how long it will still take."""
+    def log_epoch(self, record: EpochRecord, display: ProgressDisplay, place: str = "") -> None:
+        """Log an epoch with the time left."""
         epochs = self.member.train.epochs
-        left = timedelta(seconds=round((epochs - last.epoch) * last.seconds))
+        left = timedelta(seconds=round((epochs - record.epoch) * record.seconds))
         log.info(
-            "%s%s: epoch %d of %d, loss %.4f, training accuracy %.4f, %.0f images/s, %s left in this fold, %s in all",
-            *(self, where, last.epoch, epochs, last.loss, last.accuracy, last.images_per_second, left),
-            view.time_left(),
+            "%s%s: epoch %d/%d, loss %.4f, training accuracy %.4f, %.0f images/s, ETA %s (fold), %s (total)",
+            *(self, place, record.epoch, epochs, record.loss, record.accuracy, record.images_per_second, left),
+            display.eta(),
         )
 
-    def log_score(self, predictions: Predictions, table: FoldTable) -> None:
-        """Say how right a finished fold is about the images that it held out."""
-        scores = score(predictions.probabilities, table.classes_of(predictions.ids))
-        log.info("%s: accuracy %.4f on the images held out", self, scores["accuracy"])
+    def log_accuracy(self, predictions: Predictions, table: FoldTable) -> None:
+        """Log the validation accuracy of a finished fold."""
+        accuracy = (predictions.labels == table.labels_for(predictions.ids)).mean()
+        log.info("%s: validation accuracy %.4f", self, accuracy)
 
-    def missing_slices(self, store: ImageStore, rows: NDArray[np.int64], name: str) -> dict[int, NDArray[np.int64]]:
-        """Return the numbers and rows of those slices of some test images that are not predicted under a name yet."""
-        slices = [rows[start : start + SLICE] for start in range(0, len(rows), SLICE)]
-        return {n: part for n, part in enumerate(slices) if not self.folder.has_test(name, n, store.ids[part])}
+    def missing_slices(self, slices: Slices) -> dict[int, NDArray[np.int64]]:
+        """Return those slices that are not predicted yet."""
+        return {index: rows for index, rows in slices.items() if not isinstance(rows, Predictions)}
 
-    def trained_net(self, machine: Machine) -> nn.Module:
-        """Return the fold's network, ready to predict."""
-        return for_inference(build_model(self.member, machine.device, self.folder.weights()), machine)
+    def load_slices(self, store: ImageStore, request: PredictRequest) -> Slices:
+        """Return the slices of a request by their index: saved predictions, or the rows that are still missing."""
+        slices: Slices = {}
+        for index, start in enumerate(range(0, len(request.rows), SLICE_SIZE)):
+            rows = request.rows[start : start + SLICE_SIZE]
+            saved = self.folder.load_test_slice(request.stage, index, store.ids[rows])
+            slices[index] = rows if saved is None else saved
+        return slices
 
-    def predict_test(self, machine: Machine, store: ImageStore, asked: PredictRequest, live: ProgressDisplay) -> None:
-        """Predict some of the test images, and keep their probabilities slice by slice."""
-        missing = self.missing_slices(store, asked.rows, asked.name)
-        if not missing:
-            return
-        began, net = time.perf_counter(), self.trained_net(machine)
-        num_missing = sum(map(len, missing.values()))
-        work = self.prediction_flops(num_missing, asked)
-        with live.bar(f"{self}: test images, {len(asked.views)} views", work=work) as on_images:
-            num_done = 0
-            for number, rows in missing.items():
-                tell = partial(_tell, on_images, num_done, num_missing)
-                found = predict_slice(net, store.ids[rows], store.images[rows], asked.views, machine, tell)
-                self.folder.save_test(asked.name, number, found)
-                num_done += len(rows)
-        speed = num_missing / (time.perf_counter() - began)
-        log.info(
-            "%s: %s test images predicted, %d views, %.0f a second", self, f"{num_missing:,}", len(asked.views), speed
-        )
+    def trained_model(self, machine: Machine) -> tuple[nn.Module, InputSpec]:
+        """Return the fold's model for inference, and its input."""
+        model, spec = build_model(self.member, self.task, machine.device, self.folder.weights())
+        return for_inference(model, machine), spec
 
-    def _state_so_far(self) -> TrainState:
+    def predict_test(
+        self, machine: Machine, store: ImageStore, request: PredictRequest, display: ProgressDisplay
+    ) -> Predictions:
+        """Return the logits of a request, saved slice by slice; slices that are saved already are only loaded."""
+        slices = self.load_slices(store, request)
+        missing = self.missing_slices(slices)
+        if missing:
+            slices |= self._predict_slices(machine, store, request, missing, display)
+        return join([part for part in slices.values() if isinstance(part, Predictions)])
+
+    def _predict_slices(
+        self,
+        machine: Machine,
+        store: ImageStore,
+        request: PredictRequest,
+        missing: dict[int, NDArray[np.int64]],
+        display: ProgressDisplay,
+    ) -> dict[int, Predictions]:
+        start, (model, spec) = time.perf_counter(), self.trained_model(machine)
+        total, done, slices = sum(map(len, missing.values())), 0, {}
+        title = f"{self}: test images, {len(request.views)} views"
+        with display.bar(title, flops=self.prediction_flops(total, request)) as bar:
+            for index, rows in missing.items():
+                slices[index] = predict_slice(
+                    model, spec, store, rows, request.views, machine, _offset(bar, done, total)
+                )
+                self.folder.save_test_slice(request.stage, index, slices[index])
+                done += len(rows)
+        speed = total / (time.perf_counter() - start)
+        log.info("%s: predicted %s test images, %d views, %.0f images/s", self, f"{total:,}", len(request.views), speed)
+        return slices
+
+    def _load_state(self) -> TrainState:
         try:
-            kept = self.folder.load_checkpoint()
+            checkpoint = self.folder.load_checkpoint()
         except CorruptedFileError as error:
-            log.warning("%s; %s is trained from its start", error.what, self)
-            kept = None
-        if kept is None:
+            log.warning("%s; %s is trained from the start", error.reason, self)
+            checkpoint = None
+        if checkpoint is None:
             return TrainState()
-        state = TrainState([EpochRecord(**row) for row in kept[0]], kept[1])
-        log.info("%s: goes on after epoch %d", self, state.num_epochs)
+        rows, tensors = checkpoint
+        state = TrainState([EpochRecord.from_row(row) for row in rows], tensors)
+        log.info("%s: resumed after epoch %d", self, state.num_epochs)
         return state
 
-    def _judge(
-        self, machine: Machine, model: nn.Module, ids: NDArray[np.int64], images: NDArray[np.uint8], view: ProgressDisplay
+    def _predict_validation(
+        self,
+        machine: Machine,
+        model: nn.Module,
+        spec: InputSpec,
+        ids: NDArray[np.int64],
+        images: NDArray[np.uint8],
+        display: ProgressDisplay,
     ) -> Predictions:
-        began = time.perf_counter()
-        with view.bar(f"{self}: held-out images") as on_images:
-            probabilities = predict(model, images, self.views, machine, on_images=on_images)
-        speed = len(ids) / (time.perf_counter() - began)
-        log.info("%s: %s held-out images predicted, %.0f a second", self, f"{len(ids):,}", speed)
-        return Predictions(ids, probabilities)
+        start = time.perf_counter()
+        with display.bar(f"{self}: validation images") as bar:
+            logits = predict(model, spec, images, self.tta, machine, on_progress=bar)
+        speed = len(ids) / (time.perf_counter() - start)
+        log.info("%s: predicted %s validation images, %.0f images/s", self, f"{len(ids):,}", speed)
+        return Predictions(ids, logits)
 
 
 def predict_slice(
-    net: nn.Module,
-    ids: NDArray[np.int64],
-    images: NDArray[np.uint8],
+    model: nn.Module,
+    spec: InputSpec,
+    store: ImageStore,
+    rows: NDArray[np.int64],
     views: Sequence[TTAView],
     machine: Machine,
-    on_images: ProgressCallback = no_progress,
+    on_progress: ProgressCallback = no_progress,
 ) -> Predictions:
-    """Return what a network says of uint8 test images [N, 32, 32, 3] in some of the views."""
-    return Predictions(ids, _softmax(predict_logits(net, images, views, machine, on_images=on_images), views))
+    """Return a model's predictions of some rows of a store with some TTA views."""
+    logits = predict_logits(model, spec, store.images[rows], views, machine, on_progress=on_progress)
+    return Predictions(store.ids[rows], logits)
 
 
-def _tell(on_images: ProgressCallback, before: int, total: int, done: int, _of_slice: int) -> None:
-    on_images(before + done, total)
-
-
-def _softmax(logits: NDArray[np.float32], views: Sequence[TTAView]) -> NDArray[np.float32]:
-    """Return the probabilities of logits that were summed over some of the views only."""
-    return torch.from_numpy(logits / sum(view.weight for view in views)).softmax(1).numpy()
+def _offset(on_progress: ProgressCallback, before: int, total: int) -> ProgressCallback:
+    """Report a slice's progress as part of all slices."""
+    return lambda done, _total: on_progress(before + done, total)

@@ -1,28 +1,32 @@
-"""Jobs in this process, one after the other."""
+"""Fold jobs in this process, one after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.data.image_cache import ImageStore
-from pipeline.executors.fold_job import PredictRequest, FoldJob
+from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.learning.device import Machine
+from pipeline.predictions import Predictions
 from pipeline.progress import ProgressDisplay
-from pipeline.runs.run_folder import FoldTable
+from pipeline.runs.fold_table import FoldTable
 
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """Run them in this process, one after the other."""
+    """Runs jobs sequentially in this process."""
 
     machine: Machine
 
-    def train(self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, view: ProgressDisplay) -> None:
-        """Train fold after fold."""
-        for job in jobs:
-            for _ in job.train(self.machine, store, table, view):
-                pass
+    def train(
+        self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: ProgressDisplay
+    ) -> list[Predictions]:
+        """Train folds sequentially."""
+        results = [result for job in jobs for result in job.train(self.machine, store, table, display)]
+        return [result for result in results if isinstance(result, Predictions)]
 
-    def predict(self, jobs: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, view: ProgressDisplay) -> None:
-        """ModelPass net after net."""
-        for job, asked in jobs:
-            job.predict_test(self.machine, store, asked, view)
+    def predict(
+        self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: ProgressDisplay
+    ) -> Iterator[Predictions]:
+        """Predict sequentially."""
+        for job, request in requests:
+            yield job.predict_test(self.machine, store, request, display)

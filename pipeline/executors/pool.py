@@ -1,4 +1,4 @@
-"""Jobs on several GPUs of this machine: a process for each, and each job to the first that is free."""
+"""Fold jobs on several GPUs of this machine: one process per device, each job on the first free one."""
 
 import multiprocessing
 import os
@@ -13,130 +13,145 @@ from typing import Any
 import joblib
 import torch
 
-from pipeline.data.image_cache import ImageStore
 from pipeline.config import MachineConfig
+from pipeline.data.image_cache import ImageStore
 from pipeline.errors import RunError, UserError
+from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.executors.remote_progress import remote_progress
-from pipeline.executors.fold_job import PredictRequest, FoldJob
 from pipeline.learning.device import Machine, set_up_machine
-from pipeline.learning.train import EpochRecord
-from pipeline.progress import ProgressDisplay, progress_display, log
-from pipeline.runs.run_folder import FoldTable
+from pipeline.learning.train_state import EpochRecord
+from pipeline.predictions import Predictions
+from pipeline.progress import ProgressDisplay, log, progress_display
+from pipeline.runs.fold_table import FoldTable
 
-POLL_INTERVAL = 0.2  # seconds between two looks at what the processes say
+POLL_INTERVAL = 0.2  # seconds between two reads of the progress queue
 
 
 def device_names(machine: Machine) -> tuple[str, ...]:
-    """Return the names of the devices that a machine's jobs can be spread over."""
+    """Return the devices that a machine's jobs can be distributed over."""
     if machine.device.type != "cuda" or machine.device.index is not None:
         return (str(machine.device),)
-    return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
 
 
 class PoolExecutor:
-    """A process for each device; every process writes into the folders of its own jobs."""
+    """One process per device; each process writes into the folders of its own jobs."""
 
     def __init__(self, devices: Sequence[str], config: MachineConfig) -> None:
         num_threads = config.num_threads or max(1, joblib.cpu_count() // len(devices))
         self._devices, self._config = devices, config.model_copy(update={"num_threads": num_threads})
 
     def __enter__(self) -> "PoolExecutor":
-        """Start the processes; they stay warm for all that follows."""
+        """Start the processes, which stay alive until the end of the block."""
         context = multiprocessing.get_context("spawn")
-        free, said = context.SimpleQueue(), context.SimpleQueue()
+        devices, self._progress_queue = context.SimpleQueue(), context.SimpleQueue()
         for device in self._devices:
-            free.put(device)
-        self._said = said
-        self._pool = ProcessPoolExecutor(len(self._devices), context, _init_worker, (free, said, self._config))
+            devices.put(device)
+        arguments = (devices, self._progress_queue, self._config)
+        self._pool = ProcessPoolExecutor(len(self._devices), context, _init_worker, arguments)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the processes, whatever they do."""
+        """Terminate the processes."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
         self._pool.shutdown()
 
-    def train(self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, view: ProgressDisplay) -> None:
+    def train(
+        self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: ProgressDisplay
+    ) -> list[Predictions]:
         """Train as many folds at a time as there are devices."""
-        with remote_progress(view, table) as shown:
+        results: dict[int, Predictions] = {}
+        with remote_progress(display, table) as progress:
 
-            def said(number: int, device: str, record: EpochRecord) -> None:
-                shown.epoch(jobs[number], record, device)
+            def on_message(index: int, device: str, record: EpochRecord) -> None:
+                progress.report_epoch(jobs[index], record, device)
 
-            tasks = [(_train, number, job, store, table) for number, job in enumerate(jobs)]
-            for number in self.run(tasks, said):
-                shown.finished(jobs[number])
+            tasks = [(_train, index, job, store, table) for index, job in enumerate(jobs)]
+            for index, predictions in self.run(tasks, on_message):
+                results[index] = predictions
+                jobs[index].log_accuracy(predictions, table)
+        return [results[index] for index in range(len(jobs))]
 
-    def predict(self, jobs: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, view: ProgressDisplay) -> None:
-        """ModelPass as many nets at a time as there are devices."""
-        missing = [sum(map(len, job.missing_slices(store, asked.rows, asked.name).values())) for job, asked in jobs]
-        tasks = [(_predict, n, job, store, asked) for n, (job, asked) in enumerate(jobs) if missing[n]]
-        if not tasks:
-            return
-        done, total = 0, sum(missing)
-        work = sum(job.prediction_flops(n, asked) for n, (job, asked) in zip(missing, jobs, strict=True))
-        with view.bar(f"test images on {len(self._devices)} devices", work=work) as bar:
-            for number in self.run(tasks, lambda *_: None):
-                done += missing[number]
+    def predict(
+        self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: ProgressDisplay
+    ) -> Iterator[Predictions]:
+        """Predict with as many models at a time as there are devices."""
+        tasks = [(_predict, index, job, store, request) for index, (job, request) in enumerate(requests)]
+        done, total = 0, sum(len(request.rows) for _, request in requests)
+        flops = sum(job.prediction_flops(len(request.rows), request) for job, request in requests)
+        results, next_index = dict[int, Predictions](), 0
+        with display.bar(f"test images on {len(self._devices)} devices", flops=flops) as bar:
+            for index, predictions in self.run(tasks, lambda *_: None):
+                job, request = requests[index]
+                done += len(request.rows)
                 bar(done, total)
-                log.info("%s: %s of %s test images predicted", jobs[number][0], f"{done:,}", f"{total:,}")
+                log.info("%s: predicted %s of %s test images", job, f"{done:,}", f"{total:,}")
+                results[index] = predictions
+                while next_index in results:
+                    yield results.pop(next_index)
+                    next_index += 1
 
-    def run(self, tasks: Sequence[tuple[Any, ...]], hear: Callable[..., None]) -> Iterator[int]:
-        """Yield the numbers of tasks (function, number, job, ...) as they end; `hear` gets what they say meanwhile.
+    def run(self, tasks: Sequence[tuple[Any, ...]], on_message: Callable[..., None]) -> Iterator[tuple[int, Any]]:
+        """Yield (index, result) of tasks (function, index, job, ...) as they finish.
 
-        Raises a task's error with the name of its job, and RunError if a process was killed.
+        `on_message` is called with what they put into the progress queue. Raises a task's error with the name of its
+        job, and RunError if a process was killed.
         """
         running = {self._pool.submit(task[0], *task[1:]): task for task in tasks}
         while running:
-            ended, _ = wait(running, timeout=POLL_INTERVAL, return_when=FIRST_COMPLETED)
-            # A task says all it has to say before it ends.
-            while not self._said.empty():
-                hear(*self._said.get())
-            for future in ended:
-                _, number, job, *_ = running.pop(future)
+            finished, _ = wait(running, timeout=POLL_INTERVAL, return_when=FIRST_COMPLETED)
+            # Drain the queue before handling finished tasks: their messages come first.
+            while not self._progress_queue.empty():
+                on_message(*self._progress_queue.get())
+            for future in finished:
+                _, index, job, *_ = running.pop(future)
                 try:
-                    future.result()
+                    result = future.result()
                 except BrokenProcessPool:
                     raise RunError(
-                        "a process that trains or predicts was killed, most often because the memory ran out; what was "
-                        "finished is saved, the same command goes on from there"
+                        "a training or prediction process was killed, most often because memory ran out; progress is "
+                        "saved, rerun the same command to resume"
                     ) from None
                 except UserError as error:
                     raise type(error)(f"{job}: {error}") from None
-                yield number
+                yield index, result
 
 
 class _WorkerState:
-    """What a process of the pool knows from its start on."""
+    """What a worker process is initialised with."""
 
     machine: Machine
-    said: Any
+    progress_queue: Any
 
 
-def _init_worker(free: Any, said: Any, config: MachineConfig) -> None:
-    """Take the next device, leave Ctrl-C to the process that was started by hand, and do not outlive that one."""
+def _init_worker(devices: Any, progress_queue: Any, config: MachineConfig) -> None:
+    """Take the next device, ignore SIGINT (the parent handles it), and exit with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    machine, device = set_up_machine(config), torch.device(free.get())
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    machine, device = set_up_machine(config), torch.device(devices.get())
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    _WorkerState.machine, _WorkerState.said = replace(machine, device=device), said
+    _WorkerState.machine, _WorkerState.progress_queue = replace(machine, device=device), progress_queue
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _train(number: int, job: FoldJob, store: ImageStore, table: FoldTable) -> None:
-    with progress_display() as view:
-        for record in job.train(_WorkerState.machine, store, table, view):
-            _WorkerState.said.put((number, str(_WorkerState.machine.device), record))
+def _train(index: int, job: FoldJob, store: ImageStore, table: FoldTable) -> Predictions:
+    with progress_display() as display:
+        for result in job.train(_WorkerState.machine, store, table, display):
+            if isinstance(result, Predictions):
+                return result
+            _WorkerState.progress_queue.put((index, str(_WorkerState.machine.device), result))
+    raise AssertionError("a training ends with its predictions")
 
 
-def _predict(_number: int, job: FoldJob, store: ImageStore, asked: PredictRequest) -> None:
-    with progress_display() as view:
-        job.predict_test(_WorkerState.machine, store, asked, view)
+def _predict(_index: int, job: FoldJob, store: ImageStore, request: PredictRequest) -> Predictions:
+    with progress_display() as display:
+        return job.predict_test(_WorkerState.machine, store, request, display)

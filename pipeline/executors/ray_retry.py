@@ -1,4 +1,4 @@
-"""Jobs in a Ray cluster that are running; those whose node or process is lost are started again."""
+"""Tasks that run on a Ray cluster; a task whose node or process is lost is started again."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,69 +10,70 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.errors import RunError, UserError
 from pipeline.progress import log
 
-MAX_TRIES = 3  # of a job whose node or process was lost
+MAX_TRIES = 3  # of a task whose node or process is lost
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an error says; Ray's have many."""
+    """Return the first line of an error message; Ray's have many."""
     return next(iter(str(error).strip().splitlines()), "")
 
 
 class RetryingTasks:
-    """Jobs in the cluster. One whose node or process is lost is started again; an error of ours is raised here."""
+    """Tasks on the cluster, with retries for lost nodes; a UserError of a task is raised here."""
 
-    def __init__(self, start: Any, jobs: Sequence[Any]) -> None:
+    def __init__(self, start: Any, tasks: Sequence[Any]) -> None:
+        """`start` submits a task and returns Ray's reference or stream of references."""
         self._start, self._tries = start, Counter[str]()
-        self._running = {start(job): job for job in jobs}
+        self._running = {start(task): task for task in tasks}
 
     def results(self) -> Iterator[tuple[Any, Any]]:
-        """Yield each job with what came from it, as it comes; a job that streams comes several times."""
+        """Yield (task, result) as results arrive; a task that streams yields several."""
         try:
             while self._running:
                 for ready in self._wait():
-                    job = self._running[ready]
+                    task = self._running[ready]
                     try:
-                        found = self._next(ready)
+                        result = self._get(ready)
                     except StopIteration:
                         del self._running[ready]
                     except RayTaskError as error:
                         del self._running[ready]
-                        self._give_up(job, error.cause)
+                        self._raise(task, error.cause)
                     except RayError as error:
                         del self._running[ready]
-                        self._again(job, error)
+                        self._retry(task, error)
                     else:
-                        yield job, found
+                        yield task, result
         finally:
-            for left in self._running:
-                ray.cancel(left, force=True)
+            for remaining in self._running:
+                ray.cancel(remaining, force=True)
 
     def _wait(self) -> list[Any]:
-        """Wait for one, and take with it all that are ready by then."""
+        """Wait until one reference is ready, and return all that are ready by then."""
         waiting = list(self._running)
         ray.wait(waiting, num_returns=1)
         ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         return ready
 
-    def _next(self, ready: Any) -> Any:
+    def _get(self, ready: Any) -> Any:
         if isinstance(ready, ray.ObjectRef):
-            found = ray.get(ready)
+            result = ray.get(ready)
             del self._running[ready]
-            return found
+            return result
         return ray.get(next(ready))
 
-    def _again(self, job: Any, error: RayError) -> None:
-        self._tries[str(job)] += 1
+    def _retry(self, task: Any, error: RayError) -> None:
+        self._tries[str(task)] += 1
         reason = f"{type(error).__name__}: {first_line(error)}"
-        if self._tries[str(job)] >= MAX_TRIES:
+        if self._tries[str(task)] >= MAX_TRIES:
             raise RunError(
-                f"{job} was lost {MAX_TRIES} times, the last time by {reason}; what was finished is saved, the same "
-                "command goes on from there"
+                f"{task} was lost {MAX_TRIES} times, the last time by {reason}; progress is saved, rerun the same "
+                "command to resume"
             )
-        log.warning("%s was lost (%s); it goes on elsewhere", job, reason)
-        self._running[self._start(job)] = job
+        log.warning("%s was lost (%s); it is resumed elsewhere", task, reason)
+        self._running[self._start(task)] = task
 
-    def _give_up(self, job: Any, cause: Exception) -> None:
+    def _raise(self, task: Any, cause: Exception) -> None:
         if isinstance(cause, UserError):
-            raise type(cause)(f"{job}: {cause}") from None
+            raise type(cause)(f"{task}: {cause}") from None
         raise cause

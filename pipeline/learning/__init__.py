@@ -1,1 +1,1 @@
-"""Arrays in, arrays out. Knows no paths and no Kaggle."""
+"""Arrays in, arrays out: independent of paths and of Kaggle."""

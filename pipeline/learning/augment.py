@@ -1,6 +1,6 @@
-"""A list in the recipe -> an albumentations transform. The only file that imports albumentations.
+"""The augmentation steps of a config -> an albumentations transform. The only file that imports albumentations.
 
-albumentations 2.0.8 is the last release under the MIT licence. To add an augmentation: put its name in ALLOWED.
+albumentations 2.0.8 is the last release under the MIT licence. To add an augmentation, add its name to ALLOWED.
 """
 
 import os
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.config import AugmentStep
 from pipeline.errors import ConfigError
 
-# Without it, importing albumentations asks the network for its newest version, in every process.
+# Otherwise every process that imports albumentations looks up its newest version on the network.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import albumentations as A
@@ -45,35 +45,47 @@ BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101, "
 
 
 class Augmentation:
-    """A list of transforms. What they do to a batch depends on its images and a seed alone."""
+    """A sequence of transforms; an augmented batch is a pure function of its images and a seed."""
 
-    def __init__(self, steps: Sequence[AugmentStep]) -> None:
-        """Raises ConfigError for a name that is not allowed, or arguments that the transform does not take."""
+    def __init__(self, steps: Sequence[AugmentStep], image_shape: tuple[int, ...]) -> None:
+        """`image_shape` is (height, width, channels).
+
+        Raises ConfigError for a transform that is not allowed, arguments that it does not accept, and steps that change
+        the image size.
+        """
         cv2.setNumThreads(0)
         self._compose = A.Compose([_build(step) for step in steps]) if steps else None
         if self._compose is not None:
-            _check_shape(self._compose, steps)
+            _check_shape(self._compose, steps, image_shape)
 
     def __call__(self, images: Images, seed: int) -> Images:
-        """Return the augmented images, uint8 [N, 32, 32, 3], each drawn for itself."""
+        """Return the augmented images, uint8 [N, height, width, 3], with independent random parameters each."""
         if self._compose is None:
             return images
-        # Compose owns its generators, and in DataLoader workers they repeat each other unless seeded. Seeding takes
-        # twice as long as padding and cropping an image: once for a batch, not for each image.
+        # Compose has its own generators, which are the same in all DataLoader workers unless seeded. Seeding takes
+        # twice as long as padding and cropping an image, hence once per batch.
         self._compose.set_random_seed(seed)
         return np.stack([self._compose(image=image)["image"] for image in images])
 
 
-def _check_shape(compose: A.Compose, steps: Sequence[AugmentStep]) -> None:
-    shape = compose(image=np.zeros((32, 32, 3), np.uint8))["image"].shape
-    if shape != (32, 32, 3):
+def _check_shape(compose: A.Compose, steps: Sequence[AugmentStep], image_shape: tuple[int, ...]) -> None:
+    shape = compose(image=np.zeros(image_shape, np.uint8))["image"].shape
+    if shape != image_shape:
         names = ", ".join(step.name for step in steps)
-        raise ConfigError(f"augment: {names} turn 32x32 images into {shape[1]}x{shape[0]}; end with a RandomCrop")
+        raise ConfigError(
+            f"augment: {names} change {_size(image_shape)} images to {_size(shape)}; "
+            f"end with a RandomCrop to {_size(image_shape)}"
+        )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    """Format as width x height."""
+    return f"{shape[1]}x{shape[0]}"
 
 
 def _build(step: AugmentStep) -> A.BasicTransform:
     if step.name not in ALLOWED:
-        raise ConfigError(f"augment: {step.name!r} is not among {', '.join(ALLOWED)}")
+        raise ConfigError(f"augment: unknown transform {step.name!r}, expected one of {', '.join(ALLOWED)}")
     params = dict(step.params)
     if isinstance(params.get("border_mode"), str):
         border = params["border_mode"]
@@ -83,8 +95,10 @@ def _build(step: AugmentStep) -> A.BasicTransform:
     make: Callable[..., A.BasicTransform] = getattr(A, step.name)
     try:
         with warnings.catch_warnings():
-            # An unknown argument is only a warning to albumentations, and then a default takes its place.
+            # albumentations only warns of an unknown argument and ignores it.
             warnings.simplefilter("error", UserWarning)
             return make(**params)
     except (TypeError, ValueError, UserWarning) as error:
-        raise ConfigError(f"augment: {step.name} does not take {step.params}: {' '.join(str(error).split())}") from None
+        raise ConfigError(
+            f"augment: {step.name} does not accept {step.params}: {' '.join(str(error).split())}"
+        ) from None

@@ -1,10 +1,11 @@
-"""Which test images need more than one look: the rounds of a prediction, and when an image may stop.
+"""Early exit: the stages of a cascade, and the exit thresholds.
 
-Most images are clear to the first net. Each round asks more nets, the last one for all views, and only about the images
-whose answer could still change. ExecutorOptions to stop is found on a sample of test images that gets everything: an image that
-stops loses the difference, in the final and calibrated probabilities, between the best class and the one it stopped
-with. The temperature that makes these probabilities honest comes from out-of-fold predictions, and so does the mixture
-of easy and hard images for which the loss is stated: the test images may hold any number of strange ones.
+One model with two TTA views settles most images. Each stage adds models, the last one the remaining TTA views, and only
+images whose prediction could still change enter it. The exit thresholds are fitted on a calibration sample of test
+images that gets the full ensemble: an exit costs the difference, in the full ensemble's probabilities, between its
+predicted class and the class predicted at the exit. Temperature scaling, fitted out of fold, calibrates these
+probabilities; importance weights make the cost that on the validation distribution: the test set may be out of
+distribution.
 """
 
 from collections.abc import Sequence
@@ -13,95 +14,102 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.learning.predict import TTAView, TTA, tta_views
+from pipeline.learning.predict import TTA, TTAView, tta_views
 
 Floats = NDArray[np.float64]
 Probabilities = NDArray[np.float32]
-NUM_LEVELS = 10  # of difficulty, in which the sample is compared with the held-out images
+NUM_BINS = 10  # of the margin, for the importance weights
 
 
 @dataclass(frozen=True)
 class ModelPass:
-    """A net, by its place in the order in which the nets are asked, and the views of which it is asked."""
+    """One model, by its index in the order of the cascade, on some TTA views: a forward pass per view."""
 
-    net: int
+    model: int
     views: tuple[TTAView, ...]
 
 
-Round = tuple[ModelPass, ...]
+Stage = tuple[ModelPass, ...]
 
 
-def plan_stages(num_nets: int, views: TTA) -> list[Round]:
-    """ModelPass one net about an image and its mirror, then twice as many nets with each round, at last for all views."""
-    first, rest = tta_views(views)[:2], tta_views(views)[2:]
-    ends = [min(2**power, num_nets) for power in range((num_nets - 1).bit_length() + 1)]
-    rounds = [tuple(ModelPass(net, first) for net in range(begin, end)) for begin, end in zip([0, *ends], ends, strict=False)]
-    return [*rounds, tuple(ModelPass(net, rest) for net in range(num_nets))] if rest else rounds
+def plan_stages(num_models: int, tta: TTA) -> list[Stage]:
+    """Return the stages of the cascade: 1, 2, 4, ... models with up to two TTA views, then all other views."""
+    first, rest = tta_views(tta)[:2], tta_views(tta)[2:]
+    ends = [min(2**power, num_models) for power in range((num_models - 1).bit_length() + 1)]
+    stages = [
+        tuple(ModelPass(model, first) for model in range(start, end))
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
+    return [*stages, tuple(ModelPass(model, rest) for model in range(num_models))] if rest else stages
 
 
-def plan_full_ensemble(num_nets: int, views: TTA) -> list[Round]:
-    """ModelPass every net for all views of every image."""
-    return [tuple(ModelPass(net, tta_views(views)) for net in range(num_nets))]
+def plan_full_ensemble(num_models: int, tta: TTA) -> list[Stage]:
+    """Return a single stage: all models with all TTA views."""
+    return [tuple(ModelPass(model, tta_views(tta)) for model in range(num_models))]
 
 
-def num_passes(asked: Round) -> int:
-    """Return how often an image goes through a net in a round."""
-    return sum(len(ask.views) for ask in asked)
+def num_forward_passes(stage: Stage) -> int:
+    """Return the forward passes per image of a stage."""
+    return sum(len(model_pass.views) for model_pass in stage)
 
 
 def margins(probabilities: Probabilities) -> Floats:
-    """Return by how much the best class leads, for probabilities [N, classes]."""
-    best = np.partition(probabilities.astype(np.float64), -2, axis=1)
-    return best[:, -1] - best[:, -2]
+    """Return the margin [N] of the best class over the second, of probabilities [N, classes]."""
+    top_two = np.partition(probabilities.astype(np.float64), -2, axis=1)
+    return top_two[:, -1] - top_two[:, -2]
 
 
 @dataclass(frozen=True)
 class ExitThresholds:
-    """The margin from which on an image stops after each round but the last, and what this was found to cost."""
+    """An image exits after a stage if its margin is at least the stage's threshold."""
 
     margins: tuple[float, ...]
-    expected_loss: float
-    """In accuracy, against asking everything about every image; as for images like the held-out ones."""
+    """One per stage but the last."""
+    expected_accuracy_drop: float
+    """Against the full ensemble, on the validation distribution."""
 
 
-def fit_exit_thresholds(after_rounds: Sequence[Probabilities], max_loss: float, weights: Floats) -> ExitThresholds:
-    """Find margins for a sample whose probabilities [N, classes] after each round are given, the last being final.
+def fit_exit_thresholds(
+    after_stages: Sequence[Probabilities], max_accuracy_drop: float, weights: Floats
+) -> ExitThresholds:
+    """Fit the thresholds on a calibration sample.
 
-    `weights` [N] say how much each image of the sample stands for. Each round may spend an equal part of `max_loss`,
-    and what the rounds before it left.
+    `after_stages` are the ensemble's probabilities [N, classes] after each stage, the last being the full ensemble's;
+    `weights` [N] are the importance weights of the images. Each stage may spend an equal part of `max_accuracy_drop`,
+    plus what earlier stages left.
     """
-    final, share = after_rounds[-1].astype(np.float64), weights / weights.sum()
-    rows, active = np.arange(len(final)), np.ones(len(final), bool)
-    found, spent = [], 0.0
-    for place, probabilities in enumerate(after_rounds[:-1], start=1):
-        loss = share * (final.max(1) - final[rows, probabilities.argmax(1)])
-        lead = margins(probabilities)
-        order = np.argsort(-lead, kind="stable")
+    full, shares = after_stages[-1].astype(np.float64), weights / weights.sum()
+    rows, active = np.arange(len(full)), np.ones(len(full), bool)
+    thresholds, spent = [], 0.0
+    for stage, probabilities in enumerate(after_stages[:-1], start=1):
+        drop = shares * (full.max(1) - full[rows, probabilities.argmax(1)])
+        margin = margins(probabilities)
+        order = np.argsort(-margin, kind="stable")
         order = order[active[order]]
-        allowed = max_loss * place / (len(after_rounds) - 1) - spent
-        num_stopped = int(np.searchsorted(np.cumsum(loss[order]), allowed, side="right"))
-        # The first that may not stop sets the margin, so equal ones go on together.
-        limit = float(np.nextafter(lead[order[num_stopped]], 2)) if num_stopped < len(order) else 0.0
-        stops = active & (lead >= limit)
-        spent += float(loss[stops].sum())
-        active &= ~stops
-        found.append(limit)
-    return ExitThresholds(tuple(found), spent)
+        allowed = max_accuracy_drop * stage / (len(after_stages) - 1) - spent
+        num_exits = int(np.searchsorted(np.cumsum(drop[order]), allowed, side="right"))
+        # The next float above the first margin that may not exit, so that images with an equal margin stay too.
+        threshold = float(np.nextafter(margin[order[num_exits]], 2)) if num_exits < len(order) else 0.0
+        exits = active & (margin >= threshold)
+        spent += float(drop[exits].sum())
+        active &= ~exits
+        thresholds.append(threshold)
+    return ExitThresholds(tuple(thresholds), spent)
 
 
-def importance_weights(held_out: Floats, sample: Floats) -> Floats:
-    """Weigh a sample so that its margins [N] are spread as those of the held-out images [M] are."""
-    edges = np.quantile(held_out, np.linspace(0, 1, NUM_LEVELS + 1)[1:-1])
-    levels = np.searchsorted(edges, sample, side="right")
-    wanted = np.bincount(np.searchsorted(edges, held_out, side="right"), minlength=NUM_LEVELS) / len(held_out)
-    there = np.bincount(levels, minlength=NUM_LEVELS) / len(sample)
-    return wanted[levels] / there[levels]
+def importance_weights(validation: Floats, calibration: Floats) -> Floats:
+    """Return weights [N] that give calibration margins [N] the distribution of validation margins [M]."""
+    edges = np.quantile(validation, np.linspace(0, 1, NUM_BINS + 1)[1:-1])
+    bins = np.searchsorted(edges, calibration, side="right")
+    target = np.bincount(np.searchsorted(edges, validation, side="right"), minlength=NUM_BINS) / len(validation)
+    actual = np.bincount(bins, minlength=NUM_BINS) / len(calibration)
+    return target[bins] / actual[bins]
 
 
-def needs_more_models(probabilities: Probabilities, limit: float, max_open: int) -> NDArray[np.bool_]:
-    """Tell which images go on: those that lead by less than the limit, at most so many, the least certain first."""
-    lead = margins(probabilities)
-    goes_on = lead < limit
-    if goes_on.sum() > max_open:
-        goes_on[np.argsort(lead, kind="stable")[max_open:]] = False
-    return goes_on
+def needs_more_models(probabilities: Probabilities, threshold: float, max_images: int) -> NDArray[np.bool_]:
+    """Return a mask [N] of the images with a margin below the threshold, at most `max_images`: the smallest margins."""
+    margin = margins(probabilities)
+    mask = margin < threshold
+    if mask.sum() > max_images:
+        mask[np.argsort(margin, kind="stable")[max_images:]] = False
+    return mask

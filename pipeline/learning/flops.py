@@ -1,4 +1,4 @@
-"""A member's recipe -> the floating point operations that it takes, by torch's own counter."""
+"""A member's config -> its floating point operations, by torch's own counter."""
 
 from functools import cache
 
@@ -7,47 +7,48 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import MemberConfig, ModelConfig
-from pipeline.learning.models import NUM_CLASSES, Airbench, create_model
+from pipeline.learning.models import create_meta_model, hooks_of, input_spec
 from pipeline.learning.predict import TTA, tta_views
+from pipeline.task import Task
 
 BATCH = 4  # enough for batch norm; the count is divided by it
-FULL_SIZE = 32
 
 
-def training_flop(member: MemberConfig, *num_images: int) -> float:
-    """Return the operations of all epochs, forward and backward; one number of training images for each fold."""
+def training_flops(member: MemberConfig, task: Task, *num_images: int) -> float:
+    """Return the operations of all epochs, forward and backward; `num_images` are those of each fold."""
     config, model = member.train, member.model.model_dump_json()
+    full_size = input_spec(member.model, task).size
     batch_sizes = [min(config.batch_size, num) for num in num_images]
-    num_seen = sum(num // size * size for num, size in zip(num_images, batch_sizes, strict=True))
+    num_trained = sum(num // size * size for num, size in zip(num_images, batch_sizes, strict=True))
     total = 0.0
     for epoch in range(config.epochs):
         is_frozen = config.whiten_bias_epochs is not None and epoch >= config.whiten_bias_epochs
-        total += _count(model, config.image_size(epoch), backward=True, is_frozen=is_frozen) * num_seen
+        size = config.image_size(epoch, full_size)
+        total += _count(model, task, size, backward=True, is_frozen=is_frozen) * num_trained
     return total
 
 
-def prediction_flop(member: MemberConfig, views: TTA, num_images: int) -> float:
-    """Return the operations of predicting so many images with all views."""
-    return pass_flop(member) * len(tta_views(views)) * num_images
+def prediction_flops(member: MemberConfig, task: Task, tta: TTA) -> float:
+    """Return the operations of predicting one image with one model and all TTA views."""
+    return forward_flops(member, task) * len(tta_views(tta))
 
 
-def pass_flop(member: MemberConfig) -> float:
-    """Return the operations of one pass: one view of one image through one net."""
-    return _count(member.model.model_dump_json(), FULL_SIZE, backward=False, is_frozen=False)
+def forward_flops(member: MemberConfig, task: Task) -> float:
+    """Return the operations of one forward pass of one image."""
+    size = input_spec(member.model, task).size
+    return _count(member.model.model_dump_json(), task, size, backward=False, is_frozen=False)
 
 
 @cache
-def _count(config: str, size: int, *, backward: bool, is_frozen: bool) -> float:
-    """Return the operations of a model's config (as JSON) for one image: two for each multiplication with its addition.
-
-    Building a net to count takes tenths of a second, and every fold and every slice of test images asks.
-    """
-    model = create_model(ModelConfig.model_validate_json(config)).train(backward)
-    if is_frozen and isinstance(model, Airbench):
-        model.freeze_whitening()
-    images, classes = torch.zeros(BATCH, 3, size, size), torch.arange(BATCH) % NUM_CLASSES
+def _count(config: str, task: Task, size: int, *, backward: bool, is_frozen: bool) -> float:
+    """Return the operations per image of a model's config (as JSON): two for each multiplication with its addition."""
+    model = create_meta_model(ModelConfig.model_validate_json(config), task).train(backward)
+    images = torch.zeros(BATCH, 3, size, size, device="meta")
+    labels = torch.zeros(BATCH, dtype=torch.long, device="meta")
+    if is_frozen:
+        hooks_of(model).freeze_whitening_bias()
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
-        loss = F.cross_entropy(model(images), classes)
+        loss = F.cross_entropy(model(images), labels)
         if backward:
             loss.backward()  # type: ignore[no-untyped-call]
     return counter.get_total_flops() / BATCH

@@ -1,209 +1,126 @@
-"""Networks for 32x32 images. Everything comes through `timm.create_model`, our own nets included.
+"""A model's config -> the model and its input. Every model is created by timm, our own included.
 
-A new net: write it as a module here, give it a function with `@register_model`, name it in a recipe.
+To add a model: write its module beside airbench.py, and register it here by a function with `@register_model`.
 """
 
-import itertools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import timm
 import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from pipeline.config import ModelConfig
+from pipeline.config import MemberConfig, ModelConfig
 from pipeline.errors import ConfigError
+from pipeline.learning.airbench import Airbench
+from pipeline.learning.inputs import InputSpec
+from pipeline.learning.tutorial_cnn import TutorialCNN
+from pipeline.task import Task
 
-NUM_CLASSES = 10
-
-
-class TutorialCNN(nn.Module):
-    """The net of the PyTorch tutorial "Training a Classifier" (pytorch.org/tutorials, cifar10_tutorial)."""
-
-    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 5)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.pool = nn.MaxPool2d(2)
-        self.fc1 = nn.Linear(16 * 5 * 5, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.head = nn.Linear(84, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Turn [batch, 3, 32, 32] into logits [batch, classes]."""
-        x = self.pool(torch.relu(self.conv1(images)))
-        x = self.pool(torch.relu(self.conv2(x)))
-        x = torch.relu(self.fc1(x.flatten(1)))
-        return self.head(torch.relu(self.fc2(x)))
+OUR_MODELS = ("airbench94", "airbench94_small", "airbench95", "airbench96", "tutorial_cnn")
+SampleInputs = Callable[[], Tensor]
 
 
-class DiracConv(nn.Conv2d):
-    """A 3x3 convolution whose first filters begin as the identity."""
+@runtime_checkable
+class ModelHooks(Protocol):
+    """What a model may do besides its forward pass."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
-        with torch.no_grad():
-            nn.init.dirac_(self.weight[:in_channels])
+    def init_from_data(self, sample: SampleInputs) -> None:
+        """Initialise layers from the training images; `sample` returns inputs [N, 3, height, width]."""
+        ...
 
+    def freeze_whitening_bias(self) -> None:
+        """Freeze the bias of the whitening layer."""
+        ...
 
-class ShiftNorm(nn.BatchNorm2d):
-    """Batch norm that learns a shift but no scale."""
-
-    def __init__(self, num_channels: int, momentum: float) -> None:
-        super().__init__(num_channels, eps=1e-12, momentum=momentum)
-        self.weight.requires_grad = False
-
-
-class ConvGroup(nn.Module):
-    """Two convolutions, or three with a skip over the last; the pooling stands before the first norm."""
-
-    def __init__(self, in_channels: int, out_channels: int, depth: int, norm_momentum: float) -> None:
-        super().__init__()
-        self.conv1 = DiracConv(in_channels, out_channels)
-        self.pool = nn.MaxPool2d(2)
-        self.norm1 = ShiftNorm(out_channels, norm_momentum)
-        self.conv2 = DiracConv(out_channels, out_channels)
-        self.norm2 = ShiftNorm(out_channels, norm_momentum)
-        self.conv3 = DiracConv(out_channels, out_channels) if depth == 3 else None
-        self.norm3 = ShiftNorm(out_channels, norm_momentum) if depth == 3 else None
-        self.act = nn.GELU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Halve height and width of [batch, in_channels, height, width]."""
-        x = self.act(self.norm1(self.pool(self.conv1(x))))
-        skip = x
-        x = self.norm2(self.conv2(x))
-        if self.conv3 is not None and self.norm3 is not None:
-            x = self.norm3(self.conv3(self.act(x))) + skip
-        return self.act(x)
+    def fuse(self) -> None:
+        """Fold norms into convolutions, in evaluation mode."""
+        ...
 
 
-class Airbench(nn.Module):
-    """The structure of airbench (Jordan 2024, arXiv 2404.00498; github.com/KellerJordan/cifar10-airbench).
+class _NoHooks:
+    """The hooks of a model that has none."""
 
-    A frozen first layer whitens 2x2 patches; `whiten` sets it from the training images of the fold.
-    """
+    def init_from_data(self, sample: SampleInputs) -> None:
+        """Do nothing."""
 
-    def __init__(
-        self,
-        num_classes: int = NUM_CLASSES,
-        widths: tuple[int, int, int] = (64, 256, 256),
-        depth: int = 2,
-        norm_momentum: float = 0.4,
-    ) -> None:
-        super().__init__()
-        if depth not in (2, 3):
-            raise ConfigError(f"model.params.depth: found {depth}, expected 2 or 3 convolutions in a group")
-        whitened = 2 * 3 * 2 * 2
-        self.stem = nn.Conv2d(3, whitened, 2)
-        self.stem.weight.requires_grad = False
-        channels = (whitened, *widths)
-        self.groups = nn.Sequential(*(ConvGroup(*pair, depth, norm_momentum) for pair in itertools.pairwise(channels)))
-        self.pool = nn.AdaptiveMaxPool2d(1)
-        self.act = nn.GELU()
-        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+    def freeze_whitening_bias(self) -> None:
+        """Do nothing."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Turn normalised [batch, 3, 32, 32] into logits [batch, classes]."""
-        x = self.act(self.stem(images))
-        x = self.pool(self.groups(x)).flatten(1)
-        return self.head(x) / 9
-
-    @torch.no_grad()
-    def whiten(self, images: Tensor, eps: float = 5e-4) -> None:
-        """Set the first layer to whiten the 2x2 patches of normalised images [N, 3, 32, 32]."""
-        patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
-        eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        filters = (eigenvectors / torch.sqrt(eigenvalues + eps)).T.reshape(12, 3, 2, 2)
-        self.stem.weight.copy_(torch.cat([filters, -filters]))
-        self._bias().zero_()
-
-    def freeze_whitening(self) -> None:
-        """Let the bias of the first layer learn no more; then nothing before the second layer needs a gradient."""
-        self._bias().requires_grad_(False)
-        self._bias().grad = None
-
-    def _bias(self) -> Tensor:
-        assert self.stem.bias is not None
-        return self.stem.bias
+    def fuse(self) -> None:
+        """Do nothing."""
 
 
-def _own_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Drop what timm adds for models that have weights to download."""
-    return {k: v for k, v in kwargs.items() if k not in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")}
+def hooks_of(model: nn.Module) -> ModelHooks:
+    """Return a model's hooks, which do nothing for models of timm."""
+    return model if isinstance(model, ModelHooks) else _NoHooks()
 
 
-def _reject_pretrained(name: str, pretrained: bool) -> None:
-    if pretrained:
-        raise ConfigError(f"{name} has no pretrained weights; set model.pretrained: false")
+def input_spec(_config: ModelConfig, task: Task) -> InputSpec:
+    """Return the input of a model without creating it: that of the dataset, as models are trained from scratch."""
+    return InputSpec.for_task(task)
 
 
-@register_model
-def tutorial_cnn(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """The PyTorch tutorial's net, 62,006 weights."""
-    _reject_pretrained("tutorial_cnn", pretrained)
-    return TutorialCNN(**_own_arguments(kwargs))
-
-
-def _whitened(name: str, widths: tuple[int, int, int], pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
-    _reject_pretrained(name, pretrained)
-    return Airbench(**{"widths": widths, **_own_arguments(kwargs)})
-
-
-@register_model
-def airbench94_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Widths 32/128/256: about a third of the work of `airbench94`."""
-    return _whitened("airbench94_small", (32, 128, 256), pretrained, kwargs)
-
-
-@register_model
-def airbench94(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Widths 64/256/256: airbench94."""
-    return _whitened("airbench94", (64, 256, 256), pretrained, kwargs)
-
-
-@register_model
-def airbench95(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Widths 128/384/384: airbench95; with `depth: 3` and `widths: [128, 384, 512]` airbench96."""
-    return _whitened("airbench95", (128, 384, 384), pretrained, kwargs)
-
-
-def create_model(config: ModelConfig) -> nn.Module:
-    """Build a network of 10 classes for 32x32 images. Raises ConfigError."""
+def create_model(config: ModelConfig, task: Task) -> tuple[nn.Module, InputSpec]:
+    """Create a model for the task's classes and images, and its input. Raises ConfigError."""
     if not timm.is_model(config.name):
-        near = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
-        raise ConfigError(f"model.name: timm has no {config.name!r}{'; near: ' + ', '.join(near) if near else ''}")
+        raise ConfigError(f"model.name: timm has no model {config.name!r}; {_suggest_models(config.name)}")
+    if config.pretrained and config.name in OUR_MODELS:
+        raise ConfigError(f"{config.name} has no pretrained weights; set model.pretrained: false")
+    params = _as_arguments(config.params)
+    if config.name == "tutorial_cnn":
+        params.setdefault("img_size", task.image_size)
     try:
-        model = timm.create_model(
-            config.name, pretrained=config.pretrained, num_classes=NUM_CLASSES, **_as_arguments(config.params)
-        )
+        model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=task.num_classes, **params)
     except ConfigError:
         raise
     except TypeError as error:
-        raise ConfigError(f"model.params: {config.name} does not take them: {error}") from None
+        raise ConfigError(f"model.params: {config.name} does not accept them: {error}") from None
     except Exception as error:
         if not config.pretrained:
             raise
         # huggingface_hub and the network raise a dozen unrelated classes here.
         raise ConfigError(
-            f"model.pretrained: the weights of {config.name} could not be fetched "
+            f"model.pretrained: download of the weights of {config.name} failed "
             f"({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
             "connect to the internet, or set model.pretrained: false"
         ) from error
-    return fit_to_small_images(model)
+    return adapt_stem(model), input_spec(config, task)
 
 
-def fit_to_small_images(model: Any) -> nn.Module:
-    """Take out the strides with which timm's nets for 224 pixels begin, where the stem is of a known kind.
+def check_member(member: MemberConfig, task: Task) -> None:
+    """Raise ConfigError for a model or image size that can't be used, without computing anything."""
+    if member.model.pretrained:
+        create_model(member.model, task)  # on the CPU: the weights are downloaded
+    else:
+        create_meta_model(member.model, task)
+    full_size = input_spec(member.model, task).size
+    for stage in member.train.progressive_resizing:
+        if stage.size > full_size:
+            raise ConfigError(
+                f"train.progressive_resizing: size {stage.size} is larger than the images of {full_size} pixels"
+            )
 
-    ResNets and their kin (`conv1`, `maxpool`), DenseNets (`features.conv0`, `pool0`), pre-activation ResNets and
-    RegNets (`stem.conv`), EfficientNets and MobileNets (`conv_stem`). Other nets take arguments instead, for example
+
+def create_meta_model(config: ModelConfig, task: Task) -> nn.Module:
+    """Create a model on the meta device, which allocates and computes nothing. Raises ConfigError."""
+    with torch.device("meta"):
+        model, _ = create_model(config.model_copy(update={"pretrained": False}), task)
+    return model
+
+
+def adapt_stem(model: Any) -> nn.Module:
+    """Remove the strides of ImageNet stems, which leave a 1x1 feature map of 32 pixels, where the stem is known.
+
+    ResNets (`conv1`, `maxpool`), DenseNets (`features.conv0`, `pool0`), pre-activation ResNets and RegNets
+    (`stem.conv`), EfficientNets and MobileNets (`conv_stem`). Other models take arguments instead, for example
     `{patch_size: 1}` for ConvNeXt or `{img_size: 32, patch_size: 4}` for ViT.
     """
     features: Any = getattr(model, "features", None)
     stem: Any = getattr(model, "stem", None)
     if hasattr(model, "conv1") and hasattr(model, "maxpool"):
-        model.conv1 = _small_conv(_first_conv(model.conv1))
+        model.conv1 = _small_conv(_last_conv(model.conv1))
         if isinstance(model.bn1, nn.BatchNorm2d) and model.bn1.num_features != model.conv1.out_channels:
             model.bn1 = nn.BatchNorm2d(model.conv1.out_channels)
         model.maxpool = nn.Identity()
@@ -219,8 +136,8 @@ def fit_to_small_images(model: Any) -> nn.Module:
     return model
 
 
-def _first_conv(stem: nn.Module) -> nn.Conv2d:
-    """Return the convolution whose width the net goes on with (a deep stem is a Sequential)."""
+def _last_conv(stem: nn.Module) -> nn.Conv2d:
+    """Return the convolution that determines the stem's width (a deep stem is a Sequential)."""
     if isinstance(stem, nn.Conv2d):
         return stem
     return [module for module in stem.modules() if isinstance(module, nn.Conv2d)][-1]
@@ -231,5 +148,46 @@ def _small_conv(old: nn.Conv2d) -> nn.Conv2d:
 
 
 def _as_arguments(params: dict[str, Any]) -> dict[str, Any]:
-    """YAML knows lists only, timm often wants tuples."""
+    """Turn lists into tuples: YAML has only lists, timm often requires tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
+
+
+def _suggest_models(name: str) -> str:
+    similar = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+    return f"similar: {', '.join(similar)}" if similar else f"any model of timm, or {', '.join(OUR_MODELS)}"
+
+
+def _create(model_class: type[nn.Module], kwargs: dict[str, Any], **defaults: Any) -> nn.Module:
+    # timm adds these for models with weights to download.
+    ignored = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+    return model_class(**defaults | {key: value for key, value in kwargs.items() if key not in ignored})
+
+
+@register_model
+def tutorial_cnn(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001 (part of timm's interface)
+    """The PyTorch tutorial's network, 62,006 parameters."""
+    return _create(TutorialCNN, kwargs)
+
+
+@register_model
+def airbench94_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
+    """Widths 32/128/256: about a third of the operations of airbench94."""
+    return _create(Airbench, kwargs, widths=(32, 128, 256), depth=2)
+
+
+@register_model
+def airbench94(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
+    """Widths 64/256/256."""
+    return _create(Airbench, kwargs, widths=(64, 256, 256), depth=2)
+
+
+@register_model
+def airbench95(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
+    """Widths 128/384/384."""
+    return _create(Airbench, kwargs, widths=(128, 384, 384), depth=2)
+
+
+@register_model
+def airbench96(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
+    """Widths 128/384/512, three convolutions per group."""
+    return _create(Airbench, kwargs, widths=(128, 384, 512), depth=3)

@@ -1,1 +1,1 @@
-"""What people look at: a run's folder -> one HTML page, the ledger -> a page over all runs."""
+"""HTML reports: the page of a run, and the page over all runs."""

@@ -1,4 +1,4 @@
-"""What a page is made of: plain values that page.html.j2 knows how to show."""
+"""The parts of a page: plain values that page.html.j2 renders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Link:
-    """A cell that leads to another page."""
+    """A table cell that links to another page."""
 
     text: str
     href: str
@@ -15,7 +15,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Number:
-    """A cell with so many digits after the point; it sorts by its value."""
+    """A table cell with a fixed number of decimals; it sorts by its exact value."""
 
     value: float
     digits: int = 4
@@ -25,15 +25,15 @@ Cell = str | int | Number | Link | None
 
 
 @dataclass(frozen=True)
-class Image_:
-    """A small picture with what is to be said of it."""
+class CaptionedImage:
+    """A small image with a caption."""
 
     source: str
-    """A data URI."""
+    """A data URI; empty: a placeholder."""
     caption: str
-    """Stands below the picture; lines are kept."""
+    """Below the image; line breaks are kept."""
     title: str = ""
-    """Is shown when one points at it."""
+    """Tooltip."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to copy, or to read line by line."""
+    """Preformatted text that folds away."""
 
     kind: ClassVar[str] = "code"
     title: str
@@ -56,7 +56,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An SVG, and its width on a wide screen in times the letters' size (rem)."""
+    """An SVG, and its width on a wide screen in rem."""
 
     svg: str
     width: float
@@ -64,7 +64,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with axes."""
+    """A plot with a caption."""
 
     kind: ClassVar[str] = "figure"
     drawing: Drawing
@@ -73,37 +73,37 @@ class Figure:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side."""
+    """Images side by side."""
 
     kind: ClassVar[str] = "gallery"
     caption: str
-    pictures: Sequence[Image_]
+    images: Sequence[CaptionedImage]
 
 
 @dataclass(frozen=True)
-class Strip:
-    """Rows of pictures, each with its name in front."""
+class ImageTable:
+    """Rows of images, each with its name in the first column."""
 
-    kind: ClassVar[str] = "strip"
+    kind: ClassVar[str] = "image_table"
     caption: str
-    head: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Image_]]]
+    header: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[CaptionedImage]]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values; numbers to the right, None as a dash. One that sorts does so by a click on a column's head."""
+    """Rows of values: numbers right-aligned, None as a dash. A sortable table sorts by a click on a column's header."""
 
     kind: ClassVar[str] = "table"
-    head: Sequence[str]
+    header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
-    sorts: bool = False
+    is_sortable: bool = False
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Square or not: numbers shaded by their share (0 to 1); cells with pictures open them."""
+    """A heat map of values, shaded from 0 to 1; a click on a cell with images shows them."""
 
     kind: ClassVar[str] = "matrix"
     caption: str
@@ -112,15 +112,15 @@ class Matrix:
     columns: Sequence[str]
     values: Sequence[Sequence[str]]
     shades: Sequence[Sequence[float]]
-    pictures: Mapping[tuple[int, int], Gallery] = field(default_factory=dict)
+    images: Mapping[tuple[int, int], Gallery] = field(default_factory=dict)
 
 
-Block = Text | Code | Figure | Gallery | Strip | Table | Matrix
+Block = Text | Code | Figure | Gallery | ImageTable | Table | Matrix
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A number of the headline, with what it is and how sure it is."""
+class Stat:
+    """A headline value with its name and a note, such as its confidence interval."""
 
     name: str
     value: str
@@ -129,7 +129,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading; `anchor` is its id in the page."""
+    """A part of the page with a heading; `anchor` is its HTML id."""
 
     anchor: str
     title: str
@@ -138,9 +138,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page."""
+    """A complete page."""
 
     title: str
     subtitle: str
-    facts: Sequence[Fact]
+    stats: Sequence[Stat]
     sections: Sequence[Section]

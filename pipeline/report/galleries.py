@@ -1,4 +1,4 @@
-"""RunData -> the sections with images: what the network sees, errors, doubtful labels, duplicates, test images."""
+"""RunData -> the sections with images."""
 
 from collections.abc import Iterable
 
@@ -6,182 +6,193 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.task import CLASS_NAMES, NUM_TEST
 from pipeline.config import MemberConfig
-from pipeline.learning.dataset import normalize, shrink, unnormalize
-from pipeline.learning.label_issues import find_label_issues_
-from pipeline.learning.predict import tta_views
+from pipeline.ensemble import Probabilities, to_probabilities
+from pipeline.learning.inputs import InputSpec
+from pipeline.learning.label_issues import find_label_issues
+from pipeline.learning.models import input_spec
+from pipeline.learning.predict import TTAView, tta_views
 from pipeline.learning.seeding import fold_seed
 from pipeline.learning.train import make_loader
 from pipeline.report import figures
-from pipeline.report.blocks import Block, Code, Figure, Gallery, Image_, Section, Strip, Text
-from pipeline.report.run_data import Images, RunData
+from pipeline.report.blocks import Block, CaptionedImage, Code, Figure, Gallery, ImageTable, Section, Text
 from pipeline.report.images import as_data_uri, training_image
+from pipeline.report.run_data import RunData
 
 NUM_IN_GALLERY = 24
-NUM_EXAMPLES = 8  # training images whose augmented forms are shown
+NUM_EXAMPLES = 8  # training images that are shown augmented
 NUM_EPOCHS_SHOWN = 5
 NUM_DUPLICATE_GROUPS = 6
 NUM_OF_GROUP = 8
+NUM_LISTED_IDS = 500
+CPU = torch.device("cpu")
 
 
-def training_images(facts: RunData) -> Section:
-    """Show raw images, what the network saw of them, and the views of prediction."""
-    inside = np.flatnonzero(facts.table.folds != 0)
-    blocks: list[Block] = [_seen_by(facts, name, member, inside) for name, member in facts.config.members.items()]
-    return Section("training-images", "What the network sees", [*blocks, _views(facts, inside)])
+def training_images(data: RunData) -> Section:
+    """Return raw images, their augmented forms as each member trained on them, and their TTA views."""
+    rows = np.flatnonzero(data.table.folds != 0)
+    members = data.config.members.items()
+    blocks: list[Block] = [_augmented_images(data, name, member, rows) for name, member in members]
+    specs = dict.fromkeys(input_spec(member.model, data.task) for _, member in members)
+    blocks += [_tta_images(data, spec, rows[: NUM_EXAMPLES // 2]) for spec in specs]
+    return Section("training-images", "Training images (what the model sees)", blocks)
 
 
-def _seen_by(facts: RunData, name: str, member: MemberConfig, inside: NDArray[np.int64]) -> Strip:
-    """Show training images of fold 0, whose rows are `inside`, as a member saw them in some of its epochs."""
-    loader = make_loader(
-        member, facts.images[inside], facts.table.classes[inside], seed=fold_seed(facts.config.seed, name, 0)
-    )
+def _augmented_images(data: RunData, name: str, member: MemberConfig, rows: NDArray[np.int64]) -> ImageTable:
+    """Return training images of fold 0, which are the given rows, as in some epochs of a member's training."""
+    table = data.table
+    seed = fold_seed(data.config.seed, name, 0)
+    loader = make_loader(member, data.images[rows], table.labels[rows], seed=seed)
+    spec = input_spec(member.model, data.task)
     epochs = _spread(member.train.epochs, NUM_EPOCHS_SHOWN)
-    rows = []
-    for place, row in enumerate(inside[:NUM_EXAMPLES]):
-        pictures = [Image_(as_data_uri(facts.images[row]), "")]
+    image_rows = []
+    for index, row in enumerate(rows[:NUM_EXAMPLES]):
+        images = [CaptionedImage(as_data_uri(data.images[row]), "")]
         for epoch in epochs:
-            image, size = loader.seen(place, epoch), member.train.image_size(epoch)
-            shown = "" if image is None else as_data_uri(_shrunk(image, size))
-            pictures.append(Image_(shown, "" if shown else "left over", f"{size} x {size} pixels"))
-        rows.append((f"{facts.table.ids[row]} {CLASS_NAMES[facts.table.classes[row]]}", pictures))
-    mixed = " Mixup or CutMix blends them afterwards." if member.train.mixup_alpha or member.train.cutmix_alpha else ""
-    caption = f"{name}, fold 0: what the network saw, before normalisation.{mixed}"
-    return Strip(caption, ["image", "raw", *(f"epoch {epoch + 1}" for epoch in epochs)], rows)
+            augmented, size = loader.augmented_image(index, epoch), member.train.image_size(epoch, spec.size)
+            source = "" if augmented is None else as_data_uri(_as_input(augmented, spec.at_size(size)))
+            images.append(CaptionedImage(source, "" if source else "dropped", f"{size} x {size} pixels"))
+        image_rows.append((f"{table.ids[row]} {data.task.class_names[table.labels[row]]}", images))
+    mixes = member.train.mixup_alpha > 0 or member.train.cutmix_alpha > 0
+    caption = (
+        f"{name}, fold 0: augmented images as the model's input, without normalisation"
+        f"{' and before Mixup or CutMix' if mixes else ''}. Dropped: in the incomplete last batch of the epoch."
+    )
+    return ImageTable(caption, ["image", "raw", *(f"epoch {epoch + 1}" for epoch in epochs)], image_rows)
 
 
-def _views(facts: RunData, inside: NDArray[np.int64]) -> Strip:
-    views = tta_views(facts.config.predict.views)
-    rows = []
-    for row in inside[: NUM_EXAMPLES // 2]:
-        image = torch.from_numpy(facts.images[row][None].copy()).permute(0, 3, 1, 2).float()
-        looks = [view.of(image)[0].permute(1, 2, 0).numpy().astype(np.uint8) for view in views]
-        rows.append((str(facts.table.ids[row]), [Image_(as_data_uri(look), "") for look in looks]))
-    names = [
-        f"{'mirrored' if view.mirrored else 'as it is'}{f', shift {view.shift:+d}' if view.shift else ''} "
-        f"({view.weight:g})"
-        for view in views
+def _tta_images(data: RunData, spec: InputSpec, rows: NDArray[np.int64]) -> ImageTable:
+    views = tta_views(data.config.predict.tta)
+    image_rows = []
+    for row in rows:
+        images = [CaptionedImage(as_data_uri(_as_input(data.images[row], spec, view)), "") for view in views]
+        image_rows.append((str(data.table.ids[row]), images))
+    caption = f"TTA views of the input, {spec.size} x {spec.size} pixels, with the weights of their logits."
+    return ImageTable(caption, ["image", *map(_describe_view, views)], image_rows)
+
+
+def confident_errors(data: RunData) -> Section:
+    """Return the errors with the highest confidence of the ensemble."""
+    probabilities = data.probabilities
+    wrong = np.flatnonzero(probabilities.argmax(1) != data.table.labels)
+    top = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:NUM_IN_GALLERY]
+    caption = f"The {len(top)} most confident of {len(wrong):,} errors, out of fold, with temperature scaling."
+    return Section("errors", "Most confident errors", [Gallery(caption, _predicted_images(data, top, probabilities))])
+
+
+def label_issues(data: RunData) -> Section:
+    """Return training images whose label is probably wrong."""
+    probabilities = data.probabilities
+    rows = find_label_issues(probabilities, data.table.labels)
+    num_images = len(data.table.ids)
+    blocks: list[Block] = [
+        Text(
+            f"Confident learning (cleanlab) finds {len(rows):,} issues in {num_images:,} labels "
+            f"({len(rows) / num_images:.2%}). With a weak model many of them are errors of the model: inspect the "
+            "images before you change a label."
+        )
     ]
-    return Strip("Prediction: the views of an image, with the weight of their logits.", ["image", *names], rows)
+    if len(rows):
+        top, ids = rows[:NUM_IN_GALLERY], ", ".join(str(i) for i in data.table.ids[rows[:NUM_LISTED_IDS]])
+        shortened = f" (the first {NUM_LISTED_IDS})" if len(rows) > NUM_LISTED_IDS else ""
+        blocks += [
+            Gallery(f"The {len(top)} most likely issues.", _predicted_images(data, top, probabilities)),
+            Code(f"ids, the most likely issues first{shortened}", ids, is_open=False),
+        ]
+    return Section("label-issues", "Label issues", blocks)
 
 
-def errors(facts: RunData) -> Section:
-    """Show the errors of which the blend was surest."""
-    probabilities = facts.blended.of(facts.table.ids)
-    wrong = np.flatnonzero(probabilities.argmax(1) != facts.table.classes)
-    surest = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:NUM_IN_GALLERY]
-    caption = f"The surest {len(surest)} of {len(wrong):,} errors, out of fold, at the temperatures."
-    return Section("errors", "The surest errors", [Gallery(caption, _judged(facts, surest, probabilities))])
-
-
-def label_errors(facts: RunData) -> Section:
-    """Show training images whose label is probably wrong."""
-    probabilities = facts.blended.of(facts.table.ids)
-    rows = find_label_issues_(probabilities, facts.table.classes)
-    text = (
-        f"Confident learning (cleanlab) doubts {len(rows):,} of {len(facts.table.ids):,} labels "
-        f"({len(rows) / len(facts.table.ids):.2%}). With a weak net many of them are the net's errors: look before you "
-        "change a label."
-    )
-    if not len(rows):
-        return Section("label-errors", "Doubtful labels", [Text(text)])
-    shown = rows[:NUM_IN_GALLERY]
-    listed = ", ".join(str(i) for i in facts.table.ids[rows[:500]])
-    return Section(
-        "label-errors",
-        "Doubtful labels",
-        [
-            Text(text),
-            Gallery(f"The {len(shown)} most doubtful.", _judged(facts, shown, probabilities)),
-            Code(f"ids, the most doubtful first{' (500 of them)' if len(rows) > 500 else ''}", listed, is_open=False),
-        ],
-    )
-
-
-def duplicates(facts: RunData) -> Section:
-    """Show near-duplicates among the training images."""
-    groups, sizes = np.unique(facts.table.groups, return_counts=True)
+def near_duplicates(data: RunData) -> Section:
+    """Return groups of near-duplicate training images."""
+    groups, sizes = np.unique(data.table.groups, return_counts=True)
     order = np.argsort(-sizes, kind="stable")
-    several = [group for group in order if sizes[group] > 1]
-    num_images = int(sizes[several].sum()) if several else 0
-    text = f"{num_images:,} images in {len(several):,} groups of near-duplicates; each group stays in one fold."
-    if not facts.config.folds.group_duplicates:
-        text = "Not looked for: the recipe has folds.group_duplicates: false."
-    rows = []
-    for group in several[:NUM_DUPLICATE_GROUPS]:
-        of_group = np.flatnonzero(facts.table.groups == groups[group])
-        shown = of_group[:NUM_OF_GROUP]
-        pictures = [training_image(facts, int(row), CLASS_NAMES[facts.table.classes[row]]) for row in shown]
-        rows.append((f"{len(of_group)} images", pictures))
+    largest = order[sizes[order] > 1]
+    text = f"{sizes[largest].sum():,} images in {len(largest):,} groups of near-duplicates; each group is in one fold."
+    if not data.config.folds.group_duplicates:
+        text = "Not computed: the config has folds.group_duplicates: false."
+    image_rows = []
+    for group in largest[:NUM_DUPLICATE_GROUPS]:
+        rows = np.flatnonzero(data.table.groups == groups[group])
+        images = [
+            training_image(data, int(row), data.task.class_names[data.table.labels[row]]) for row in rows[:NUM_OF_GROUP]
+        ]
+        image_rows.append((f"{len(rows)} images", images))
     blocks: list[Block] = [Text(text)]
-    if rows:
-        blocks.append(Strip(f"The largest groups, at most {NUM_OF_GROUP} images of each.", [], rows))
+    if image_rows:
+        blocks.append(ImageTable(f"The largest groups, at most {NUM_OF_GROUP} images of each.", [], image_rows))
     return Section("duplicates", "Near-duplicates", blocks)
 
 
-def test_images(facts: RunData) -> Section:
-    """Show what is said of the test images."""
-    if facts.test is None:
+def test_images(data: RunData) -> Section:
+    """Return confidence, forward passes, predicted classes and the least confident test images."""
+    if data.test is None or data.test_images is None:
         return Section("test-images", "Test images", [Text("Not predicted yet: python run.py predict.")])
-    test = facts.test
-    probabilities = test.predictions.probabilities
-    confidence, n = probabilities.max(1), len(probabilities)
-    said = np.bincount(probabilities.argmax(1), minlength=len(CLASS_NAMES)) / n
-    trained = np.bincount(facts.table.classes, minlength=len(CLASS_NAMES)) / len(facts.table.classes)
-    held_out = facts.blended.of(facts.table.ids)
-    groups = {"said of the test images": said.tolist(), "training labels": trained.tolist()}
-    least = np.argsort(confidence, kind="stable")[:NUM_IN_GALLERY]
-    pictures = [
-        Image_(as_data_uri(test.images[row]), f"{test.predictions.ids[row]}\n{_two_best(probabilities[row])}")
-        for row in least
+    test, task, ids = data.test, data.task, data.test.predictions.ids
+    probabilities = to_probabilities(test.predictions.logits)
+    confidence, n = probabilities.max(1), len(ids)
+    shares = {
+        "predicted test labels": _class_shares(probabilities.argmax(1), task.num_classes),
+        "training labels": _class_shares(data.table.labels, task.num_classes),
+    }
+    images = [
+        CaptionedImage(as_data_uri(data.test_images[row]), f"{ids[row]}\n{_top_two(probabilities[row], data)}")
+        for row in np.argsort(confidence, kind="stable")[:NUM_IN_GALLERY]
     ]
-    most = " (Kaggle scores 10,000 of them; the others are there to prevent cheating)" if n == NUM_TEST else ""
-    return Section(
-        "test-images",
-        "Test images",
-        [
-            Text(
-                f"{n:,} images{most}. Mean confidence {confidence.mean():.3f}; of the held-out training images "
-                f"{held_out.max(1).mean():.3f}."
-            ),
-            Figure(figures.histogram(confidence, "largest probability", "test"), f"Confidence, n = {n:,}."),
-            Figure(
-                figures.counts(test.passes, "passes (fold x view)", "passes"),
-                f"How many passes the images got: {test.passes.mean():.2f} on average, of "
-                f"{test.account['passes_of_everything']}; n = {n:,}.",
-            ),
-            Figure(figures.shares(CLASS_NAMES, groups), f"Classes, n = {n:,} and {len(facts.table.ids):,}."),
-            Gallery(f"The {len(pictures)} least certain.", pictures),
-        ],
+    has_distractors = n == task.num_test > task.num_scored_test
+    scored = f" (Kaggle scores {task.num_scored_test:,} of them, the others are distractors)" if has_distractors else ""
+    text = (
+        f"{n:,} images{scored}. Mean confidence {confidence.mean():.3f}; out of fold, on the training images, "
+        f"{data.probabilities.max(1).mean():.3f}."
     )
+    passes = (
+        f"Forward passes per image: {test.forward_passes.mean():.2f} on average, of {test.stats.full_forward_passes} "
+        f"of the full ensemble; n = {n:,}."
+    )
+    blocks: list[Block] = [
+        Text(text),
+        Figure(figures.histogram(confidence, "confidence (largest probability)", "test"), f"Confidence, n = {n:,}."),
+        Figure(figures.counts(test.forward_passes, "forward passes (models x TTA views)", "passes"), passes),
+        Figure(figures.class_shares(task.class_names, shares), f"Classes, n = {n:,} and {len(data.table.ids):,}."),
+        Gallery(f"The {len(images)} least confident predictions.", images),
+    ]
+    return Section("test-images", "Test images", blocks)
 
 
-def _judged(facts: RunData, rows: Iterable[int], probabilities: NDArray[np.float32]) -> list[Image_]:
-    """Return training images with their id, their class, and what was said of them."""
-    found = []
+def _predicted_images(data: RunData, rows: Iterable[int], probabilities: Probabilities) -> list[CaptionedImage]:
+    """Return training images with id, true and predicted class; the tooltips have all probabilities."""
+    names, images = data.task.class_names, []
     for row in rows:
-        true = int(facts.table.classes[row])
-        best = int(probabilities[row].argmax())
+        true, predicted = int(data.table.labels[row]), int(probabilities[row].argmax())
         caption = (
-            f"{facts.table.ids[row]}\ntrue {CLASS_NAMES[true]} {probabilities[row, true]:.3f}\n"
-            f"said {CLASS_NAMES[best]} {probabilities[row, best]:.3f}"
+            f"{data.table.ids[row]}\ntrue {names[true]} {probabilities[row, true]:.3f}\n"
+            f"predicted {names[predicted]} {probabilities[row, predicted]:.3f}"
         )
-        said = ", ".join(f"{n} {p:.3f}" for n, p in zip(CLASS_NAMES, probabilities[row], strict=True))
-        found.append(Image_(as_data_uri(facts.images[row]), caption, said))
-    return found
+        title = ", ".join(f"{name} {p:.3f}" for name, p in zip(names, probabilities[row], strict=True))
+        images.append(CaptionedImage(as_data_uri(data.images[row]), caption, title))
+    return images
 
 
-def _two_best(probabilities: NDArray[np.float32]) -> str:
-    return "\n".join(f"{CLASS_NAMES[k]} {probabilities[k]:.3f}" for k in np.argsort(-probabilities)[:2])
+def _top_two(probabilities: NDArray[np.float32], data: RunData) -> str:
+    best = np.argsort(-probabilities)[:2]
+    return "\n".join(f"{data.task.class_names[label]} {probabilities[label]:.3f}" for label in best)
 
 
-def _shrunk(image: NDArray[np.uint8], size: int) -> Images:
-    """Return an image as the training scales it."""
-    inputs = normalize(torch.from_numpy(image[None]), torch.device("cpu"))
-    return unnormalize(shrink(inputs, size))[0]
+def _class_shares(labels: NDArray[np.int64], num_classes: int) -> list[float]:
+    shares: list[float] = (np.bincount(labels, minlength=num_classes) / len(labels)).tolist()
+    return shares
 
 
-def _spread(num: int, most: int) -> list[int]:
-    """Return at most so many of the numbers below `num`, the first and the last among them."""
-    return sorted({round(value) for value in np.linspace(0, num - 1, min(num, most))})
+def _as_input(image: NDArray[np.uint8], spec: InputSpec, view: TTAView | None = None) -> NDArray[np.uint8]:
+    """Return an image as a model's input, optionally one of its TTA views, turned back into uint8."""
+    inputs = spec.to_input(torch.from_numpy(image[None].copy()), CPU)
+    return spec.to_images(inputs if view is None else view.apply(inputs))[0]
+
+
+def _describe_view(view: TTAView) -> str:
+    translation = f", translated {view.translation:+d}" if view.translation else ""
+    return f"{'flipped' if view.flipped else 'original'}{translation} ({view.weight:g})"
+
+
+def _spread(num: int, max_count: int) -> list[int]:
+    """Return at most `max_count` numbers below `num`, evenly spread, the first and the last among them."""
+    return sorted({round(value) for value in np.linspace(0, num - 1, min(num, max_count))})

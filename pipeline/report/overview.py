@@ -3,43 +3,41 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from pipeline.ledger import RunRow
 from pipeline.report import figures
 from pipeline.report.blocks import Block, Cell, Figure, Link, Number, Page, Section, Table, Text
 from pipeline.report.figures import RunPoint
-from pipeline.ledger import Row
 
 
-def all_runs_page(rows: Sequence[Row], reports: Mapping[str, str]) -> Page:
-    """Return the page over all runs; those without a cross-validation stand in the table only.
+def all_runs_page(rows: Sequence[RunRow], reports: Mapping[str, str]) -> Page:
+    """Return the page over all runs; those without a cross-validation are only in the table.
 
-    `reports` has the addresses of the runs' own pages, as far as there are any.
+    `reports` has the addresses of the runs' own reports, where they exist.
     """
-    measured = [
+    evaluated = [
         RunPoint(row.run, row.cv, (row.cv_low, row.cv_high), row.public, row.private, row.minutes)
         for row in rows
         if row.cv is not None and row.cv_low is not None and row.cv_high is not None
     ]
-    scored = [run for run in measured if run.public is not None or run.private is not None]
-    on_kaggle: Block = Text("No run with a cross-validation has a score on Kaggle yet.")
+    scored = [run for run in evaluated if run.public is not None or run.private is not None]
+    on_kaggle: Block = Text("No run with a cross-validation has a Kaggle score yet.")
     if scored:
-        caption = f"Runs with a score: n = {len(scored)}."
-        on_kaggle = Figure(figures.scores_on_kaggle(scored), caption)
+        on_kaggle = Figure(figures.kaggle_scores(scored), f"Runs with a Kaggle score: n = {len(scored)}.")
     by_time: Block = Text("No run is trained on all of its folds yet.")
-    timed = [run for run in measured if run.minutes]
+    timed = [run for run in evaluated if run.minutes]
     if timed:
-        by_time = Figure(
-            figures.accuracy_by_minutes(timed), f"Minutes of all epochs of all folds, n = {len(timed)} runs."
-        )
+        caption = f"Minutes of all epochs of all folds, n = {len(timed)} runs."
+        by_time = Figure(figures.accuracy_by_minutes(timed), caption)
     table = Table(
         [field.replace("_", " ") for field in asdict(rows[0])] if rows else [],
         [_cells(row, reports) for row in rows],
-        "A click on a column's head sorts.",
-        sorts=True,
+        "Click on a column's header to sort.",
+        is_sortable=True,
     )
     return Page(
         title="All runs",
         subtitle=f"{len(rows)} runs, {len(scored)} of them scored by Kaggle",
-        facts=[],
+        stats=[],
         sections=[
             Section("runs", "Runs", [table]),
             Section("scores", "Cross-validation and Kaggle", [on_kaggle]),
@@ -48,7 +46,7 @@ def all_runs_page(rows: Sequence[Row], reports: Mapping[str, str]) -> Page:
     )
 
 
-def _cells(row: Row, reports: Mapping[str, str]) -> list[Cell]:
+def _cells(row: RunRow, reports: Mapping[str, str]) -> list[Cell]:
     values = [Number(value) if isinstance(value, float) else value for value in asdict(row).values()]
     name = Link(row.run, reports[row.run]) if row.run in reports else row.run
     return [name, *values[1:]]

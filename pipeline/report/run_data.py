@@ -1,4 +1,4 @@
-"""A run's folder and its images -> all that the page tells, as arrays."""
+"""A run's folder, images and predictions -> the data of its report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,25 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.task import Split
-from pipeline.data.image_cache import ImageStore
 from pipeline.config import Config
+from pipeline.data.image_cache import ImageStore
+from pipeline.ensemble import Ensemble, Probabilities, to_probabilities
 from pipeline.errors import RunError
-from pipeline.predictions import Predictions
-from pipeline.runs.run_folder import FoldTable, RunFolder
+from pipeline.evaluate import Evaluation
 from pipeline.ledger import Upload
+from pipeline.predictions import TestPredictions
+from pipeline.results import EnsembleMetrics, Scores
+from pipeline.runs.fold_table import FoldTable
+from pipeline.runs.run_folder import RunFolder
+from pipeline.task import Split, Task
 
 Images = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What the run says of the test images, in the order of their ids."""
-
-    predictions: Predictions
-    passes: NDArray[np.int64]
-    account: Mapping[str, Any]
-    images: Images
+History = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -33,47 +28,77 @@ class RunData:
     """A run whose folds are all trained. Rows of training images are those of `table`."""
 
     name: str
+    task: Task
     config: Config
-    metrics: Mapping[str, Any]
     environment: Mapping[str, Any]
     times: list[dict[str, Any]]
     uploads: list[Upload]
     table: FoldTable
     images: Images
-    members: Mapping[str, Predictions]
-    """Each member's out-of-fold predictions, before the temperatures."""
-    blended: Predictions
-    """Those of the blend, at the temperatures."""
-    histories: Mapping[str, Mapping[str, list[dict[str, float]]]]
+    """Training images [N, height, width, 3]."""
+    evaluation: Evaluation
+    histories: Mapping[str, Mapping[int, History]]
     """member -> fold -> epochs."""
-    test: Predicted | None
+    test: TestPredictions | None
     """None: not predicted yet."""
+    test_images: Images | None
+    """In the order of the predicted ids; None without test predictions."""
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The fitted ensemble."""
+        assert self.evaluation.ensemble is not None, "some folds are not trained"
+        return self.evaluation.ensemble
+
+    @property
+    def ensemble_metrics(self) -> EnsembleMetrics:
+        """The ensemble's out-of-fold metrics."""
+        assert self.evaluation.metrics.ensemble is not None, "some folds are not trained"
+        return self.evaluation.metrics.ensemble
+
+    @property
+    def probabilities(self) -> Probabilities:
+        """The ensemble's out-of-fold probabilities [N, classes]."""
+        assert self.evaluation.combined is not None, "some folds are not trained"
+        return to_probabilities(self.evaluation.combined.logits_for(self.table.ids))
+
+    def out_of_fold_scores(self, member: str) -> Scores:
+        """Return the out-of-fold scores of a member."""
+        scores = self.evaluation.metrics.members[member].out_of_fold
+        assert scores is not None, "some folds are not trained"
+        return scores
 
 
-def gather(
-    run: RunFolder, metrics: Mapping[str, Any], stores: Mapping[Split, ImageStore], uploads: list[Upload]
+def collect(
+    run: RunFolder,
+    task: Task,
+    stores: Mapping[Split, ImageStore],
+    evaluation: Evaluation,
+    uploads: list[Upload],
+    test: TestPredictions | None,
 ) -> RunData:
-    """Read the folder of a run whose folds are all trained on these images. Raises RunError for a damaged file."""
-    config, table = run.config(), run.folds()
-    folds = [str(fold) for fold in range(config.folds.num_folds)]
+    """Read config, environment, times and histories of a run whose folds are all trained.
+
+    Raises RunError for test predictions of other images than those in `stores`, and for corrupted files.
+    """
+    config = run.config()
+    if test is not None and not np.array_equal(test.predictions.ids, stores["test"].ids):
+        raise RunError(
+            f"the run {run.name} predicted {len(test.predictions.ids):,} test images with other ids than the "
+            f"{len(stores['test'].ids):,} of the input; pass the run's own input folder with --input"
+        )
+    folds = range(config.folds.num_folds)
     return RunData(
         name=run.name,
+        task=task,
         config=config,
-        metrics=metrics,
-        environment=run.load_json("environment.json"),
+        environment=run.environment(),
         times=run.times(),
         uploads=uploads,
-        table=table,
+        table=evaluation.table,
         images=stores["train"].images,
-        members={name: run.out_of_fold(name) for name in config.members},
-        blended=run.ensemble_out_of_fold(),
-        histories={name: {fold: run.fold(name, int(fold)).history() for fold in folds} for name in config.members},
-        test=_predicted(run, stores["test"]) if run.has_test else None,
+        evaluation=evaluation,
+        histories={name: {fold: run.fold(name, fold).history() for fold in folds} for name in config.members},
+        test=test,
+        test_images=None if test is None else stores["test"].images,
     )
-
-
-def _predicted(run: RunFolder, store: ImageStore) -> Predicted:
-    predictions = run.test()
-    if not np.array_equal(store.ids, predictions.ids):
-        raise RunError(f"the run {run.name} predicted other test images; give its own folder with --input")
-    return Predicted(predictions, run.test_passes(), run.load_json("passes.json"), store.images)

@@ -1,96 +1,95 @@
-"""RunData -> the page of a run, section by section, in the order in which one asks."""
+"""RunData -> the report of a run: the headline, and the sections in their order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
-from pipeline.report.blocks import Block, Code, Fact, Page, Section, Table, Text
+from pipeline.report import galleries, scores
+from pipeline.report.blocks import Block, Code, Page, Section, Stat, Table, Text
 from pipeline.report.run_data import RunData
-from pipeline.report.galleries import duplicates, errors, label_errors, test_images, training_images
-from pipeline.report.scores import calibrated, classes, confusion, curves, folds, members
+from pipeline.results import ClassScores
 
 
-def run_page(facts: RunData) -> Page:
-    """Return the page of a run."""
+def run_page(data: RunData) -> Page:
+    """Return the report of a run."""
     sections: Sequence[Callable[[RunData], Section]] = (
-        folds,
-        curves,
-        confusion,
-        classes,
-        training_images,
-        errors,
-        label_errors,
-        duplicates,
-        calibrated,
-        members,
-        test_images,
-        repeat,
+        scores.folds,
+        scores.learning_curves,
+        scores.confusion_matrix,
+        scores.class_accuracy,
+        galleries.training_images,
+        galleries.confident_errors,
+        galleries.label_issues,
+        galleries.near_duplicates,
+        scores.calibration,
+        scores.ensemble_members,
+        galleries.test_images,
+        reproduce,
     )
-    known = {"recipe": facts.environment.get("recipe"), "begun": facts.environment.get("date", "").replace("T", " ")}
+    origin = {"config": data.environment.get("config"), "started": data.environment.get("date", "").replace("T", " ")}
     return Page(
-        title=facts.name,
-        subtitle=", ".join(f"{name} {value}" for name, value in known.items() if value),
-        facts=headline(facts),
-        sections=[make(facts) for make in sections],
+        title=data.name,
+        subtitle=", ".join(f"{name} {value}" for name, value in origin.items() if value),
+        stats=headline(data),
+        sections=[make_section(data) for make_section in sections],
     )
 
 
-def headline(facts: RunData) -> list[Fact]:
-    """Say what score there is, what to expect, and what it took."""
-    blended = facts.metrics["blend"]
-    num_nets = sum(len(member["folds"]) for member in facts.metrics["members"].values())
-    found = [
-        Fact("out-of-fold accuracy", f"{blended['accuracy']:.4f}", _interval(blended)),
-        Fact(
+def headline(data: RunData) -> list[Stat]:
+    """Return the scores, the expected score on Kaggle, and the cost of the training."""
+    ensemble, members = data.ensemble_metrics.scores, data.evaluation.metrics.members.values()
+    num_models = sum(len(member.folds) for member in members)
+    stats = [
+        Stat("out-of-fold accuracy", f"{ensemble.accuracy:.4f}", _interval(ensemble)),
+        Stat(
             "expected on Kaggle",
-            f"about {blended['accuracy']:.3f}",
-            f"or a little more: the submission averages all {num_nets} nets, out of fold only those that did not learn "
-            "from an image are asked",
+            f"about {ensemble.accuracy:.3f}",
+            f"or slightly higher: the submission averages all {num_models} models, an out-of-fold prediction only "
+            "those that were not trained on the image",
         ),
     ]
-    scored = [upload for upload in facts.uploads if upload.public is not None or upload.private is not None]
+    kaggle_scores = [upload.scores for upload in data.uploads if upload.scores]
     for name in ("public", "private"):
-        values = [value for upload in scored if (value := getattr(upload, name)) is not None]
+        values = [known[name] for known in kaggle_scores if name in known]
         if values:
-            found.append(Fact(f"{name} score", f"{max(values):.4f}", f"{max(values) - blended['accuracy']:+.4f}"))
-    if not scored:
-        found.append(Fact("score on Kaggle", "not known", "python run.py submit, or runs --refresh"))
-    found.append(Fact("log loss", f"{blended['log_loss']:.4f}", "out of fold, at the temperatures"))
-    compute = [member["compute"] for member in facts.metrics["members"].values()]
-    seconds, flop = (sum(each[key] for each in compute) for key in ("training_seconds", "training_flop"))
-    found.append(
-        Fact("training", _duration(seconds), f"{flop / 1e15:.3g} PFLOP at {flop / seconds / 1e9:,.0f} GFLOP/s")
-    )
-    return found
+            difference = f"{max(values) - ensemble.accuracy:+.4f} from out of fold"
+            stats.append(Stat(f"{name} score", f"{max(values):.4f}", difference))
+    if not kaggle_scores:
+        stats.append(Stat("Kaggle score", "unknown", "python run.py submit, or runs --refresh"))
+    stats.append(Stat("log loss", f"{ensemble.log_loss:.4f}", "out of fold, with temperature scaling"))
+    seconds = sum(member.compute.training_seconds for member in members)
+    flops = sum(member.compute.training_flops for member in members)
+    cost = f"{flops / 1e15:.3g} PFLOP at {flops / seconds / 1e9:,.0f} GFLOP/s"
+    stats.append(Stat("training", _duration(seconds), cost))
+    return stats
 
 
-def repeat(facts: RunData) -> Section:
-    """Show the recipe, the environment, and how to make the run again."""
-    environment = dict(facts.environment)
+def reproduce(data: RunData) -> Section:
+    """Return the commands that reproduce the run, its config, environment and uploads."""
+    environment = dict(data.environment)
     packages = environment.pop("packages", {})
     rows = [[key, str(value)] for key, value in (environment | packages).items()]
-    commit = str(facts.environment.get("commit", "unknown"))
+    commit = str(data.environment.get("commit", "unknown"))
     commands = [
         *([] if commit == "unknown" else [f"git checkout {commit.removesuffix('-dirty')}"]),
         "pip install -r requirements.txt",
-        f"python run.py all --config submissions/{facts.name}/config.yaml --run {facts.name}-again",
+        f"python run.py all --config submissions/{data.name}/config.yaml --run {data.name}-again",
     ]
     blocks: list[Block] = [
-        Code("the commands", "\n".join(commands)),
-        Code("the whole recipe, config.yaml", facts.config.to_yaml(), is_open=False),
-        Table(["", ""], rows, "What it ran on."),
+        Code("commands", "\n".join(commands)),
+        Code("resolved config.yaml", data.config.to_yaml(), is_open=False),
+        Table(["", ""], rows, "Environment."),
     ]
     if commit.endswith("-dirty"):
-        blocks.insert(1, Text("Files had been changed since that commit."))
-    if facts.uploads:
-        uploads = [list(asdict(upload).values()) for upload in facts.uploads]
-        blocks.append(Table(list(asdict(facts.uploads[0])), uploads, "Uploads."))
-    return Section("repeat", "Make it again", blocks)
+        blocks.insert(1, Text("The working tree had uncommitted changes on top of this commit."))
+    if data.uploads:
+        uploads = [list(asdict(upload).values()) for upload in data.uploads]
+        blocks.append(Table(list(asdict(data.uploads[0])), uploads, "Uploads."))
+    return Section("reproduce", "Reproduce", blocks)
 
 
-def _interval(scores: Any) -> str:
-    low, high = scores["accuracy_95"]
-    return f"95 %: {low:.4f} to {high:.4f}, n = {scores['num_images']:,}"
+def _interval(scores: ClassScores) -> str:
+    low, high = scores.accuracy_95
+    return f"95 % CI {low:.4f} to {high:.4f}, n = {scores.num_images:,}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,192 +1,194 @@
-"""RunData -> the sections with scores: folds, curves, confusion, classes, calibration, members."""
+"""RunData -> the sections with scores."""
 
 import numpy as np
 
-from pipeline.task import CLASS_NAMES
-from pipeline.ensemble import find_weights
-from pipeline.learning.metrics import calibration, score
-from pipeline.predictions import blend
+from pipeline.ensemble import Ensemble, Probabilities
+from pipeline.learning import metrics
+from pipeline.learning.train_state import LR_COLUMN
 from pipeline.report import figures
 from pipeline.report.blocks import Block, Cell, Figure, Gallery, Matrix, Number, Section, Table, Text
-from pipeline.report.run_data import RunData
 from pipeline.report.images import training_image
+from pipeline.report.run_data import History, RunData
+from pipeline.results import Agreement, ClassScores
 
-NUM_IN_CELL = 16  # pictures behind a cell of the confusion matrix
-CURVES = {"loss": "training loss (nats)", "accuracy": "training accuracy", "lr": "learning rate at the epoch's end"}
+NUM_IN_CELL = 16  # images of a cell of the confusion matrix
 
 
-def folds(facts: RunData) -> Section:
-    """Show each fold's score and time, and the time of each stage."""
+def folds(data: RunData) -> Section:
+    """Return each fold's scores and time, and the time of each stage."""
     rows: list[list[Cell]] = []
-    names, values, intervals = [], [], []
-    for member, found in facts.metrics["members"].items():
-        for fold, scores in found["folds"].items():
-            history = facts.histories[member][fold]
+    labels, accuracies, intervals, sizes = [], [], [], []
+    for member, member_metrics in data.evaluation.metrics.members.items():
+        for fold, scores in member_metrics.folds.items():
+            history = data.histories[member][fold]
             seconds = sum(epoch["seconds"] for epoch in history)
             speed = sum(epoch["seconds"] * epoch["images_per_second"] for epoch in history) / seconds
-            low, high = scores["accuracy_95"]
-            measured = (scores["accuracy"], low, high, scores["log_loss"])
-            numbers = [Number(value) for value in measured]
-            rows.append([member, int(fold), *numbers, scores["num_images"], Number(seconds, 1), round(speed)])
-            names.append(f"{member} {fold}")
-            values.append(scores["accuracy"])
-            intervals.append((low, high))
-    sizes = [s["num_images"] for m in facts.metrics["members"].values() for s in m["folds"].values()]
-    head = ["member", "fold", "accuracy", "low", "high", "log loss", "n", "seconds", "images/s"]
+            numbers = [*_accuracy_cells(scores), Number(scores.log_loss)]
+            rows.append([member, fold, *numbers, scores.num_images, Number(seconds, 1), round(speed)])
+            labels.append(f"{member} {fold}")
+            accuracies.append(scores.accuracy)
+            intervals.append(scores.accuracy_95)
+            sizes.append(scores.num_images)
+    header = ["member", "fold", "accuracy", "95 % low", "95 % high", "log loss", "n", "seconds", "images/s"]
+    caption = "Scores of each fold on its validation images; seconds and speed of its epochs."
     blocks: list[Block] = [
         Figure(
-            figures.accuracies(names, values, intervals, "folds"),
-            f"Each fold on the images it held out (n = {min(sizes):,} to {max(sizes):,}).",
+            figures.accuracies(labels, accuracies, intervals, "folds"),
+            f"Accuracy of each fold on its validation images (n = {min(sizes):,} to {max(sizes):,}).",
         ),
-        Table(head, rows, "Each fold: score on the images held out, seconds and speed of its epochs.", sorts=True),
+        Table(header, rows, caption, is_sortable=True),
     ]
-    if facts.times:
-        blocks.append(_stages(facts))
+    if data.times:
+        blocks.append(_stages(data))
     return Section("folds", "Folds, time and speed", blocks)
 
 
-def _stages(facts: RunData) -> Table:
+def _stages(data: RunData) -> Table:
     seconds: dict[str, float] = {}
-    for row in facts.times:
-        seconds[row["stage"]] = seconds.get(row["stage"], 0.0) + row["seconds"]
-    num_passes = int(facts.test.passes.sum()) if facts.test else 0
-    num_images = {
-        "prepare": len(facts.images) + (len(facts.test.images) if facts.test else 0),
-        "predict": len(facts.test.images) if facts.test else 0,
-    }
+    for entry in data.times:
+        seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + entry["seconds"]
+    num_test = 0 if data.test_images is None else len(data.test_images)
+    num_images = {"prepare": len(data.images) + num_test, "predict": num_test}
+    passes = 0 if data.test is None else int(data.test.forward_passes.sum())
     rows: list[list[Cell]] = []
     for stage, spent in seconds.items():
         images = num_images.get(stage)
-        note = f"{num_passes:,} passes, {num_passes / spent:,.0f} a second" if stage == "predict" and num_passes else ""
+        note = f"{passes:,} forward passes, {passes / spent:,.0f}/s" if stage == "predict" and passes else ""
         rows.append([stage, Number(spent, 1), images, round(images / spent) if images else None, note])
     caption = (
-        "Each stage, all calls added up; what was there already takes no time, so speeds are right after one whole run."
+        "Time of each stage, summed over all calls. Existing results take no time, so the speeds are exact only for an "
+        "uninterrupted run."
     )
     return Table(["stage", "seconds", "images", "images/s", ""], rows, caption)
 
 
-def curves(facts: RunData) -> Section:
-    """Show how each member learned."""
+def learning_curves(data: RunData) -> Section:
+    """Return loss, accuracy and learning rates of each member by epoch."""
     blocks: list[Block] = []
-    for member, history in facts.histories.items():
-        held_out = facts.metrics["members"][member]["out_of_fold"]["accuracy"]
+    for member, histories in data.histories.items():
+        accuracy = data.out_of_fold_scores(member).accuracy
         blocks.append(
             Text(
-                f"{member}: the accuracy is that on augmented images while it learned; on the images held out it came "
-                f"to {held_out:.4f}."
+                f"{member}: the training accuracy is that of augmented images, each before the step that trains on it; "
+                f"the out-of-fold accuracy is {accuracy:.4f}."
             )
         )
-        for key, label in CURVES.items():
-            drawing = figures.learning_curve(history, key, label, member)
-            blocks.append(Figure(drawing, f"{member}: {label}, n = {len(history)} folds."))
+        for key, label in _curve_labels(next(iter(histories.values()))).items():
+            drawing = figures.learning_curve(histories, key, label, member)
+            blocks.append(Figure(drawing, f"{member}: {label}, n = {len(histories)} folds."))
     return Section("curves", "Learning curves", blocks)
 
 
-def confusion(facts: RunData) -> Section:
-    """Show what is taken for what; each cell has the images behind it."""
-    matrix = np.array(facts.metrics["confusion"])
-    probabilities = facts.blended.of(facts.table.ids)
-    said = probabilities.argmax(1)
+def _curve_labels(history: History) -> dict[str, str]:
+    """Return the columns of a history to plot, each with its label."""
+    rates = {
+        key: f"{key.removeprefix(LR_COLUMN)} learning rate (end of epoch)"
+        for key in history[0]
+        if key.startswith(LR_COLUMN)
+    }
+    return {"loss": "training loss (nats)", "accuracy": "training accuracy", **rates}
+
+
+def confusion_matrix(data: RunData) -> Section:
+    """Return the confusion matrix; each cell has its images, the most confident first."""
+    class_names, probabilities = data.task.class_names, data.probabilities
+    matrix, predicted = np.array(data.ensemble_metrics.confusion_matrix), probabilities.argmax(1)
     cells = {}
-    for true, name in enumerate(CLASS_NAMES):
-        for other, other_name in enumerate(CLASS_NAMES):
-            rows = np.flatnonzero((facts.table.classes == true) & (said == other))
+    for true, true_name in enumerate(class_names):
+        for label, name in enumerate(class_names):
+            rows = np.flatnonzero((data.table.labels == true) & (predicted == label))
             if len(rows):
-                surest = rows[np.argsort(-probabilities[rows, other], kind="stable")][:NUM_IN_CELL]
-                what = f"{name}, and right" if true == other else f"{name}, taken for {other_name}"
-                caption = f"{what}: the surest {len(surest)} of {len(rows):,}"
-                pictures = [training_image(facts, int(row), f"{probabilities[row, other]:.3f}") for row in surest]
-                cells[true, other] = Gallery(caption, pictures)
+                top = rows[np.argsort(-probabilities[rows, label], kind="stable")][:NUM_IN_CELL]
+                title = f"{true_name}, correct" if true == label else f"{true_name} predicted as {name}"
+                caption = f"{title}: the {len(top)} most confident of {len(rows):,}"
+                images = [training_image(data, int(row), f"{probabilities[row, label]:.3f}") for row in top]
+                cells[true, label] = Gallery(caption, images)
     wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
-    shades = np.where(np.eye(len(matrix), dtype=bool), 0.0, wrong / max(int(wrong.max()), 1))
+    block = Matrix(
+        caption=f"Out of fold, n = {len(predicted):,}: rows are true, columns are predicted, errors are shaded. "
+        "Click on a cell to see its images.",
+        row_title="true \\ predicted",
+        rows=class_names,
+        columns=class_names,
+        values=[[f"{value:,}" for value in row] for row in matrix],
+        shades=(wrong / max(int(wrong.max()), 1)).tolist(),
+        images=cells,
+    )
+    return Section("confusion", "Confusion matrix", [block])
+
+
+def class_accuracy(data: RunData) -> Section:
+    """Return the recall of each class."""
+    per_class = data.ensemble_metrics.per_class
+    scores = list(per_class.values())
+    drawing = figures.accuracies(
+        list(per_class), [s.accuracy for s in scores], [s.accuracy_95 for s in scores], "classes"
+    )
+    rows = [[name, *_accuracy_cells(scores), scores.num_images] for name, scores in per_class.items()]
+    table = Table(["class", "accuracy", "95 % low", "95 % high", "n"], rows, is_sortable=True)
     return Section(
-        "confusion",
-        "What is taken for what",
-        [
-            Matrix(
-                caption=f"Out of fold, n = {len(said):,}: rows are true, columns are said, errors are shaded. "
-                "Choose a cell to see its images.",
-                row_title="true \\ said",
-                rows=CLASS_NAMES,
-                columns=CLASS_NAMES,
-                values=[[f"{value:,}" for value in row] for row in matrix],
-                shades=shades.tolist(),
-                pictures=cells,
-            )
-        ],
+        "classes", "Per-class accuracy", [Figure(drawing, "Accuracy of each class (recall), out of fold."), table]
     )
 
 
-def classes(facts: RunData) -> Section:
-    """Show the accuracy of each class."""
-    per_class = facts.metrics["per_class"]
-    found = list(per_class.values())
-    svg = figures.accuracies(
-        list(per_class), [c["accuracy"] for c in found], [c["accuracy_95"] for c in found], "classes"
+def calibration(data: RunData) -> Section:
+    """Return the reliability diagram without and with temperature scaling."""
+    before = metrics.calibration(_out_of_fold(data, data.ensemble.uncalibrated()), data.table.labels)
+    after = metrics.calibration(data.probabilities, data.table.labels)
+    temperatures = ", ".join(f"{name} {value:.2f}" for name, value in data.ensemble.temperatures.items())
+    caption = (
+        f"Temperatures: {temperatures}. Expected calibration error (ECE) {before.error:.4f} before and "
+        f"{after.error:.4f} after temperature scaling, n = {len(data.table.ids):,}, 15 bins; "
+        "the temperatures are fitted on the same images."
     )
-    rows = [
-        [name, Number(scores["accuracy"]), *map(Number, scores["accuracy_95"]), scores["num_images"]]
-        for name, scores in per_class.items()
-    ]
-    return Section(
-        "classes",
-        "Each class",
-        [
-            Figure(svg, "Share of each class that is found (recall), out of fold."),
-            Table(["class", "accuracy", "low", "high", "n"], rows, sorts=True),
-        ],
-    )
+    return Section("calibration", "Calibration", [Figure(figures.reliability(before, after), caption)])
 
 
-def calibrated(facts: RunData) -> Section:
-    """Show how sure the blend is against how right, before and after the temperatures."""
-    weights = facts.metrics["weights"]
-    raw = blend(dict(facts.members), weights).of(facts.table.ids)
-    before = calibration(raw, facts.table.classes)
-    after = calibration(facts.blended.of(facts.table.ids), facts.table.classes)
-    temperatures = ", ".join(f"{name} {value:.2f}" for name, value in facts.metrics["temperatures"].items())
-    text = (
-        f"Temperatures: {temperatures}. Expected calibration error {before['error']:.4f} before and "
-        f"{after['error']:.4f} after, n = {len(facts.table.ids):,}, 15 bins; "
-        "the temperatures were found on the same images."
-    )
-    return Section("calibration", "Is it as sure as it is right?", [Figure(figures.reliability(before, after), text)])
-
-
-def members(facts: RunData) -> Section:
-    """Show what each member is worth, and how far the nets agree."""
-    metrics, classes_ = facts.metrics, facts.table.classes
-    ids = facts.table.ids
-    hot = {name: p.at_temperature(metrics["temperatures"][name]) for name, p in facts.members.items()}
+def ensemble_members(data: RunData) -> Section:
+    """Return each member's scores and contribution, and the agreement of the models."""
+    table, ensemble, scores = data.table, data.ensemble, data.ensemble_metrics.scores
+    logits = {name: predictions.logits_for(table.ids) for name, predictions in data.evaluation.members.items()}
     rows: list[list[Cell]] = []
-    for name in metrics["members"]:
-        alone = metrics["members"][name]["out_of_fold"]
-        others = {other: p for other, p in hot.items() if other != name}
-        adds = loss = None
-        if others:
-            weights = find_weights({other: p.of(ids) for other, p in others.items()}, classes_)
-            without = score(blend(others, weights).of(ids), classes_)
-            adds = Number(100 * (metrics["blend"]["accuracy"] - without["accuracy"]), 2)
-            loss = Number(without["log_loss"] - metrics["blend"]["log_loss"])
-        found = (alone["accuracy"], *alone["accuracy_95"], metrics["temperatures"][name], metrics["weights"][name])
-        rows.append([name, *map(Number, found), adds, loss])
-    head = ["member", "accuracy alone", "low", "high", "temperature", "weight", "adds (points)", "less log loss"]
-    caption = f"Out of fold, n = {len(ids):,}. What a member adds: the blend with it less the best blend of the others."
-    blocks: list[Block] = [Table(head, rows, caption, sorts=True)]
-    agreement = facts.test.account.get("agreement") if facts.test else None
-    if agreement:
-        shares = np.array(agreement["shares"])
-        blocks.append(
-            Matrix(
-                caption=f"Test images on which two nets name the same class, in percent; n = {agreement['images']:,}, "
-                "all views.",
-                row_title="",
-                rows=agreement["nets"],
-                columns=agreement["nets"],
-                values=[[f"{100 * value:.1f}" for value in row] for row in shares],
-                shades=np.clip(2 * (1 - shares), 0, 1).tolist(),
-            )
-        )
-    elif facts.test:
-        blocks.append(Text("How far the nets agree was not kept by this run."))
-    return Section("members", "Members", blocks)
+    for name in logits:
+        gain = reduction = None
+        if others := {other: values for other, values in logits.items() if other != name}:
+            without = metrics.score(_out_of_fold(data, Ensemble.fit(others, table.labels)), table.labels)
+            gain = Number(100 * (scores.accuracy - without.accuracy), 2)
+            reduction = Number(without.log_loss - scores.log_loss)
+        fitted = Number(ensemble.temperatures[name]), Number(ensemble.weights[name])
+        rows.append([name, *_accuracy_cells(data.out_of_fold_scores(name)), *fitted, gain, reduction])
+    header = ["member", "accuracy", "95 % low", "95 % high", "temperature", "weight"]
+    caption = (
+        f"Out of fold, n = {len(table.ids):,}. Gain: the ensemble compared with an ensemble that is fitted without the "
+        "member."
+    )
+    blocks: list[Block] = [
+        Table([*header, "accuracy gain (points)", "log loss reduction"], rows, caption, is_sortable=True)
+    ]
+    if data.test is not None:
+        blocks.append(_agreement(data.test.stats.agreement))
+    return Section("members", "Ensemble members", blocks)
+
+
+def _agreement(agreement: Agreement) -> Matrix:
+    shares = np.array(agreement.shares)
+    return Matrix(
+        caption="Agreement: test images for which two models predict the same class, in percent; "
+        f"n = {agreement.num_images:,}, all TTA views.",
+        row_title="",
+        rows=agreement.models,
+        columns=agreement.models,
+        values=[[f"{100 * value:.1f}" for value in row] for row in shares],
+        shades=np.clip(2 * (1 - shares), 0, 1).tolist(),
+    )
+
+
+def _out_of_fold(data: RunData, ensemble: Ensemble) -> Probabilities:
+    """Return out-of-fold probabilities [N, classes] of an ensemble of some of the members."""
+    ids, probabilities = ensemble.probabilities((name, data.evaluation.members[name]) for name in ensemble.weights)
+    assert np.array_equal(ids, data.table.ids)
+    return probabilities
+
+
+def _accuracy_cells(scores: ClassScores) -> list[Cell]:
+    return [Number(scores.accuracy), *map(Number, scores.accuracy_95)]

@@ -1,1 +1,1 @@
-"""What is kept of a run."""
+"""The folder of a run: configs, folds, weights, logits, checksums."""

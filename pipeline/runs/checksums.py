@@ -1,4 +1,4 @@
-"""The SHA-256 of files, kept beside them in checksums.json: what was damaged or changed afterwards is noticed."""
+"""SHA-256 checksums of files in checksums.json beside them: detects corruption and later edits."""
 
 import hashlib
 import json
@@ -6,31 +6,31 @@ from pathlib import Path
 
 from pipeline.files import write_json
 
-NAME = "checksums.json"
+CHECKSUMS_JSON = "checksums.json"
 
 
 class Checksums:
-    """The checksums of a folder's files. A folder without the file (of an older version) is taken as it is."""
+    """The checksums of a folder's files. Without checksums.json, of a run of an older version, nothing is checked."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / NAME
+        self._folder, self._path = folder, folder / CHECKSUMS_JSON
 
-    def keep(self, *names: str) -> None:
-        """Keep the checksums of files as they are now."""
-        write_json(self._path, self._kept() | {name: _sha256(self._folder / name) for name in names})
+    def record(self, *names: str) -> None:
+        """Record the current checksums of some files."""
+        write_json(self._path, self._recorded() | {name: _sha256(self._folder / name) for name in names})
 
-    def broken(self) -> list[str]:
-        """Return the names of files that are gone or are not what they were."""
-        return [name for name, kept in self._kept().items() if _sha256(self._folder / name) != kept]
+    def corrupted(self) -> list[str]:
+        """Return the names of files that are missing or differ from their checksum."""
+        return [name for name, sha256 in self._recorded().items() if _sha256(self._folder / name) != sha256]
 
-    def _kept(self) -> dict[str, str]:
+    def _recorded(self) -> dict[str, str]:
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
+            recorded = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError):
-            return {NAME: "damaged"}
-        return found if isinstance(found, dict) else {NAME: "damaged"}
+            return {CHECKSUMS_JSON: "corrupted"}
+        return recorded if isinstance(recorded, dict) else {CHECKSUMS_JSON: "corrupted"}
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What a run stood on: versions, processor, commit."""
+"""The environment of a run: versions, processor, commit."""
 
 import platform
 import subprocess
@@ -35,7 +35,7 @@ def describe_environment(num_threads: int, device: str, autocast: bool) -> dict[
 
 
 def package_versions(*more: str) -> dict[str, str]:
-    """Return the versions of the packages that make a run's numbers, and of others, if asked."""
+    """Return the versions of the packages that determine a run's results, and of any others named."""
     return {name: _version(name) for name in (*PACKAGES, *more)}
 
 

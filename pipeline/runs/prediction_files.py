@@ -1,9 +1,10 @@
-"""Predictions <-> .npz files; every fault of a file is a RunError that names it."""
+"""Predictions <-> .npz files; every read error is a RunError that names the file."""
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,31 +18,36 @@ class CorruptedFileError(RunError):
     """A file of a run that can't be read."""
 
     def __init__(self, path: Path, error: Exception) -> None:
-        self.what = f"{path} is damaged ({error})"
-        super().__init__(f"{self.what}; delete {path.parent} to have this fold made again by the same command")
+        self.reason = f"{path} is corrupted ({error})"
+        super().__init__(f"{self.reason}; delete {path.parent} and rerun the same command to recreate this fold")
 
 
-def save_predictions(path: Path, predictions: Predictions, passes: NDArray[np.int64] | None = None) -> None:
-    """Write them, atomically; with how many passes each took, where that is told."""
+def save_predictions(path: Path, predictions: Predictions, **arrays: NDArray[np.int64]) -> None:
+    """Write predictions, atomically, with further arrays [N] such as the forward passes of each image."""
     buffer = io.BytesIO()
-    more = {} if passes is None else {"passes": passes}
-    np.savez(buffer, allow_pickle=False, ids=predictions.ids, probabilities=predictions.probabilities, **more)
+    np.savez(buffer, allow_pickle=False, ids=predictions.ids, logits=predictions.logits, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
 def load_predictions(path: Path) -> Predictions:
-    """Read them; the zip's checksums tell a damaged file."""
-    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-        return Predictions(found["ids"], found["probabilities"])
+    """Read predictions; the zip's checksums detect a corrupted file. Raises CorruptedFileError."""
+    with read_errors(path), path.open("rb") as file:
+        return parse_predictions(file)
+
+
+def parse_predictions(file: BinaryIO) -> Predictions:
+    """Read predictions from an open .npz file."""
+    with np.load(file, allow_pickle=False) as arrays:
+        return Predictions(arrays["ids"], arrays["logits"])
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn the faults of reading a file into one RunError that says what to do."""
+def read_errors(path: Path) -> Iterator[None]:
+    """Convert read errors of a file into CorruptedFileError."""
     try:
         yield
     except RunError:
         raise
     except Exception as error:
-        # Damaged bytes make zipfile, numpy and safetensors raise whatever they happen to hit.
+        # Corrupted bytes make zipfile, numpy and safetensors raise errors of any class.
         raise CorruptedFileError(path, error) from None

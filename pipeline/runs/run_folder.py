@@ -1,63 +1,54 @@
-"""submissions/<run>/: named paths, atomic writes, one writer at a time, what is done and what is not."""
+"""submissions/<run>/: named paths, atomic writes, one writer at a time."""
 
-import fcntl
 import json
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from filelock import FileLock, Timeout
 
 from pipeline.config import Config
+from pipeline.config_files import build_config, differences, parse_yaml
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import write_json, write_text
-from pipeline.predictions import Predictions, blend, join
-from pipeline.config_files import build_config, differences, parse_yaml
-from pipeline.runs.fold_folder import FoldFolder
-from pipeline.runs.prediction_files import load_predictions, reading, save_predictions
+from pipeline.predictions import Predictions, TestPredictions
+from pipeline.results import CascadeStats, Metrics
 from pipeline.runs.checksums import Checksums
+from pipeline.runs.fold_folder import FoldFolder
+from pipeline.runs.fold_table import FoldTable
+from pipeline.runs.prediction_files import load_predictions, read_errors, save_predictions
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-
-
-@dataclass(frozen=True)
-class FoldTable:
-    """The training ids [N], ascending; each with its class, the fold that holds it out, and its group of duplicates."""
-
-    ids: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    folds: NDArray[np.int64]
-    groups: NDArray[np.int64]
-
-    def classes_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the classes of some of the ids, in their order."""
-        return self.classes[np.searchsorted(self.ids, ids)]
+METRICS, ENSEMBLE, CASCADE, TIMES = "metrics.json", "ensemble.json", "cascade.json", "times.json"
 
 
 class RunFolder:
-    """All that is kept of one run."""
+    """The files of one run."""
 
     def __init__(self, submissions: Path, name: str) -> None:
+        """Raises RunError for a name that is not a safe folder name."""
         if not RUN_NAME.fullmatch(name):
-            raise RunError(f"--run {name!r}: a run's name has 1 to 64 of A-Z a-z 0-9 _ . - and begins with none of _.-")
+            raise RunError(
+                f"--run {name!r}: expected 1 to 64 of the characters A-Z a-z 0-9 _ . -, the first a letter or digit"
+            )
         self.name = name
         self.path = submissions / name
         self.submission = self.path / "submission.csv"
         self.report = self.path / "report.html"
+        self.metrics_path = self.path / METRICS
         self._config = self.path / "config.yaml"
         self._folds = self.path / "folds.csv"
-        self._test = self.path / "test.npz"
-        self._checksums_file = Checksums(self.path)
+        self._test_predictions = self.path / "test_predictions.npz"
+        self._checksums = Checksums(self.path)
 
     @property
     def exists(self) -> bool:
-        """Whether the run was ever started."""
+        """Whether the run was started."""
         return self._config.exists()
 
     def fold(self, member: str, fold: int) -> FoldFolder:
@@ -65,37 +56,38 @@ class RunFolder:
         return FoldFolder(self.path / member / f"fold_{fold}")
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the run as its only writer. Raises RunError with the owner's process id.
+    def lock(self) -> Iterator[None]:
+        """Lock the run for its only writer. Raises RunError with the owner's process id.
 
-        The lock is the system's: it ends with the process, however that ends.
+        The operating system releases the lock when the process ends, however that happens.
         """
+        owner = self.path / ".lock.pid"
+        lock = FileLock(self.path / ".lock", timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("a+", encoding="utf-8")
+            lock.acquire()
+        except Timeout:
+            process = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
+            raise RunError(
+                f"the run {self.name} is in use by process {process}; wait for it, or choose another name with --run"
+            ) from None
         except OSError as error:
-            raise RunError(f"{self.path} can't be written: {error.strerror}; choose another place or name") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise RunError(
-                    f"the run {self.name} is being written by process {lock.read() or 'unknown'}; "
-                    "wait for it, or choose another name with --run"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+            raise RunError(
+                f"{self.path} can't be written: {error.strerror}; choose another folder or run name"
+            ) from None
+        try:
+            write_text(owner, str(os.getpid()))
             yield
+        finally:
+            lock.release()
 
     def config(self) -> Config:
-        """Return the recipe with which the run was started. Raises RunError if it never was, or files were changed."""
-        broken = self._checksums_file.broken()
-        if broken:
+        """Return the config that the run was started with. Raises RunError if there is none, or files were edited."""
+        corrupted = self._checksums.corrupted()
+        if corrupted:
             raise RunError(
-                f"in the run {self.name} not as it wrote them: {', '.join(broken)}; put back what stood there, "
-                "or choose another --run"
+                f"files of the run {self.name} were changed or deleted since it wrote them: {', '.join(corrupted)}; "
+                "restore the original files, or choose another --run"
             )
         try:
             text = self._config.read_text(encoding="utf-8")
@@ -103,115 +95,116 @@ class RunFolder:
             raise RunError(f"there is no run {self.name} in {self.path.parent}{_others(self.path.parent)}") from None
         return build_config(parse_yaml(text, str(self._config)), str(self._config))
 
-    def check_recipe(self, config: Config) -> None:
-        """Raise ConfigError with the differences if the run was started with another recipe."""
-        changed = differences(self.config().recipe(), config.recipe()) if self.exists else []
-        if changed:
+    def check_config(self, config: Config) -> None:
+        """Raise ConfigError with the differences if the run was started with another experiment."""
+        changes = differences(self.config().experiment(), config.experiment()) if self.exists else []
+        if changes:
             raise ConfigError(
-                f"the run {self.name} was started with another recipe; choose another --run, or take back:\n  "
-                + "\n  ".join(changed)
+                f"the run {self.name} was started with another config; choose another --run, or revert these changes:"
+                "\n  " + "\n  ".join(changes)
             )
 
-    def check_input(self, inputs: Mapping[str, Any]) -> None:
-        """Raise RunError with the differences if the run was started on other input; known by its checksums."""
-        changed = differences(self.load_json("input.json"), dict(inputs))
-        if changed:
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Raise RunError with the differences if the run was started on other input files."""
+        changes = differences(self.load_json("input.json"), dict(inputs))
+        if changes:
             raise RunError(
                 f"the run {self.name} was started on other input; choose another --run, or give the same input:\n  "
-                + "\n  ".join(changed)
+                + "\n  ".join(changes)
             )
 
-    def begin(self, config: Config, inputs: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Start the run, or go on with it. Raises ConfigError if it was started with another recipe or input."""
-        self.check_recipe(config)
+    def start_or_resume(self, config: Config, inputs: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Start the run, or verify that it was started with the same config and input.
+
+        Raises ConfigError or RunError with the differences.
+        """
+        self.check_config(config)
         if self.exists:
-            self.check_input(inputs)
+            self.check_inputs(inputs)
             return
         write_json(self.path / "input.json", inputs)
         write_json(self.path / "environment.json", environment)
         write_text(self._config, config.to_yaml())
-        self._checksums_file.keep("input.json", "environment.json", self._config.name)
+        self._checksums.record("input.json", "environment.json", self._config.name)
+
+    def environment(self) -> dict[str, Any]:
+        """Return date, versions, hardware and commit of the run's start."""
+        return self.load_json("environment.json")
 
     @property
     def has_folds(self) -> bool:
-        """Whether the folds are made."""
+        """Whether the images are split into folds."""
         return self._folds.exists()
 
     def save_folds(self, table: FoldTable) -> None:
-        """Keep the folds, which are made once."""
-        rows = zip(table.ids.tolist(), table.classes.tolist(), table.folds.tolist(), table.groups.tolist(), strict=True)
-        write_text(self._folds, "id,class,fold,group\n" + "".join(f"{i},{c},{f},{g}\n" for i, c, f, g in rows))
-        self._checksums_file.keep(self._folds.name)
+        """Save the folds."""
+        table.save(self._folds)
+        self._checksums.record(self._folds.name)
 
     def folds(self) -> FoldTable:
-        """Return the folds. Raises RunError when they are missing or damaged."""
-        try:
-            table = np.loadtxt(self._folds, dtype=np.int64, delimiter=",", skiprows=1, ndmin=2)
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self._folds} can't be read ({error}); choose another --run") from None
-        if table.shape[1:] != (4,):
-            raise RunError(f"{self._folds} has not the columns id,class,fold,group; choose another --run")
-        return FoldTable(*table.T)
-
-    def out_of_fold(self, member: str) -> Predictions:
-        """Return a member's predictions for all training images, each by the fold that held it out."""
-        return join([self.fold(member, fold).out_of_fold() for fold in range(self.config().folds.num_folds)])
-
-    def ensemble_out_of_fold(self) -> Predictions:
-        """Return the members' out-of-fold predictions blended as the ensemble does."""
-        ensemble = self.load_json("ensemble.json")
-        calibrated = {
-            name: self.out_of_fold(name).at_temperature(ensemble["temperatures"][name])
-            for name in self.config().members
-        }
-        return blend(calibrated, ensemble["weights"])
+        """Return the folds. Raises RunError if they are missing or corrupted."""
+        return FoldTable.load(self._folds)
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
-        """Keep how long a stage took, also when it is stopped; a stage that goes on later stands there twice."""
-        began = time.perf_counter()
+        """Record the seconds of a stage, also when it is interrupted; a resumed stage has several entries."""
+        start = time.perf_counter()
         try:
             yield
         finally:
-            row = {"stage": stage, "seconds": round(time.perf_counter() - began, 3)}
-            self.save_json("times.json", [*self.times(), row])
+            entry = {"stage": stage, "seconds": round(time.perf_counter() - start, 3)}
+            self.save_json(TIMES, [*self.times(), entry])
 
     def times(self) -> list[dict[str, Any]]:
-        """Return the stages that were timed, in their order."""
-        return self.load_json("times.json") if (self.path / "times.json").exists() else []
+        """Return the recorded stages, in order."""
+        return self.load_json(TIMES) if (self.path / TIMES).exists() else []
 
     def save_json(self, name: str, value: Any) -> None:
-        """Keep a JSON file such as metrics.json."""
+        """Write a JSON file, atomically."""
         write_json(self.path / name, value)
 
     def load_json(self, name: str) -> Any:
-        """Return the content of a JSON file of the run. Raises RunError if it is missing or damaged."""
+        """Return the content of a JSON file. Raises RunError if it is missing or corrupted."""
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path / name} can't be read ({error})") from None
 
-    def save_test(self, blended: Predictions, passes: NDArray[np.int64]) -> None:
-        """Keep the blended predictions for the test images, and how many passes each took."""
-        save_predictions(self._test, blended, passes)
+    def save_metrics(self, metrics: Metrics) -> None:
+        """Save the metrics."""
+        self.save_json(METRICS, metrics.model_dump(mode="json"))
+
+    def metrics(self) -> Metrics:
+        """Return the metrics of the last evaluation. Raises RunError."""
+        try:
+            return Metrics.model_validate(self.load_json(METRICS))
+        except ValueError as error:
+            raise RunError(f"{self.metrics_path} can't be read ({error}); python run.py validate") from None
+
+    def save_test_predictions(self, test: TestPredictions) -> None:
+        """Save the ensemble's test predictions, and how the cascade made them."""
+        save_predictions(self._test_predictions, test.predictions, forward_passes=test.forward_passes)
+        self.save_json(CASCADE, test.stats.model_dump(mode="json"))
 
     @property
-    def has_test(self) -> bool:
+    def has_test_predictions(self) -> bool:
         """Whether the test images are predicted."""
-        return self._test.exists()
+        return self._test_predictions.exists()
 
-    def test(self) -> Predictions:
-        """Return the blended predictions for the test images. Raises RunError if there are none."""
-        if not self.has_test:
-            raise RunError(f"the run {self.name} has not predicted the test images yet")
-        return load_predictions(self._test)
+    def test_predictions(self) -> Predictions:
+        """Return the ensemble's test predictions. Raises RunError if there are none."""
+        if not self.has_test_predictions:
+            raise RunError(f"the run {self.name} has no test predictions yet; python run.py predict --run {self.name}")
+        return load_predictions(self._test_predictions)
 
-    def test_passes(self) -> NDArray[np.int64]:
-        """Return how many passes (fold x view) each test image took, in the order of `test`."""
-        with reading(self._test), self._test.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            return found["passes"]
+    def test_results(self) -> TestPredictions:
+        """Return the test predictions with the cascade's statistics. Raises RunError if there are none."""
+        predictions = self.test_predictions()
+        with read_errors(self._test_predictions), np.load(self._test_predictions, allow_pickle=False) as arrays:
+            forward_passes = arrays["forward_passes"]
+        return TestPredictions(predictions, forward_passes, CascadeStats.model_validate(self.load_json(CASCADE)))
 
 
 def _others(submissions: Path) -> str:
     names = sorted(path.parent.name for path in submissions.glob("*/config.yaml"))
-    return f"; there are {', '.join(names)}" if names else ""
+    return f"; existing runs: {', '.join(names)}" if names else ""

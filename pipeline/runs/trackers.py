@@ -1,4 +1,4 @@
-"""The history of a fold as TensorBoard's event files, if asked for. The only file that imports tensorboard."""
+"""The training history of a fold as TensorBoard event files. The only module that imports tensorboard."""
 
 import importlib.util
 from collections.abc import Iterator, Mapping
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class TensorBoardTracker:
-    """Writes epochs as scalars, or nothing."""
+    """Writes epochs as scalars; without a writer it does nothing."""
 
     def __init__(self, writer: "SummaryWriter | None") -> None:
         self._writer = writer
 
-    def add(self, record: Mapping[str, float]) -> None:
-        """Write one epoch; at once, so that it can be watched."""
+    def add(self, row: Mapping[str, float]) -> None:
+        """Write one epoch, flushed at once so that it can be watched."""
         if self._writer is not None:
-            for name, value in record.items():
-                self._writer.add_scalar(name, value, int(record["epoch"]))
+            for name, value in row.items():
+                self._writer.add_scalar(name, value, int(row["epoch"]))
             self._writer.flush()
 
 
@@ -33,14 +33,14 @@ def require_tensorboard() -> None:
 
 
 @contextmanager
-def tensorboard_tracker(folder: Path, *, wanted: bool, num_epochs: int) -> Iterator[TensorBoardTracker]:
-    """Give a log of a fold's training that goes on after `num_epochs` epochs; not wanted, it does nothing."""
-    if not wanted:
+def tensorboard_tracker(folder: Path, *, enabled: bool, num_epochs: int) -> Iterator[TensorBoardTracker]:
+    """Open the tracker of a fold's training that starts or resumes after `num_epochs` epochs."""
+    if not enabled:
         yield TensorBoardTracker(None)
         return
     require_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 
-    # Epochs that a stopped call had written after its last checkpoint are taken back.
+    # Epochs that an interrupted process wrote after its last checkpoint are purged.
     with SummaryWriter(str(folder), purge_step=num_epochs + 1) as writer:
         yield TensorBoardTracker(writer)

@@ -1,1 +1,1 @@
-"""Whole jobs that are broken on purpose; `make faults` runs all of it."""
+"""Fault injection into whole jobs; `make faults` runs all of it."""

@@ -1,4 +1,4 @@
-"""All faults, with a table: `make faults` (22 minutes on two cores)."""
+"""Inject every fault and print a table: `make faults` (22 minutes on two cores)."""
 
 import os
 import random
@@ -15,83 +15,83 @@ from functools import partial
 from pathlib import Path
 
 from tests.faults.harness import (
-    HARMS,
+    CORRUPTIONS,
     LOST,
     REFUSED,
     ROOT,
     SAME,
     Job,
+    classify,
     files_of,
-    undisturbed,
-    verdict,
+    run_reference,
     without_privileges,
 )
 
 NUM_KILLS = int(os.environ.get("FAULTS_KILLS", "100"))
-Outcome = tuple[str, str, str]  # the fault, the verdict, what was said
-Fault = Callable[[Path], list[Outcome]]  # breaks one job, in a folder of its own
+Result = tuple[str, str, str]  # fault, outcome, output of the job
+Fault = Callable[[Path], list[Result]]  # injects a fault into a job in a folder
 
 
-def all_faults(whole: Job, seconds: float) -> Iterator[Fault]:
-    """Yield every fault that is tried, with what it takes to try it."""
-    yield partial(two_writers, whole, seconds)
-    yield partial(worker_killed, whole, seconds)
-    yield partial(older_run, whole)
-    yield partial(clock_set_back, whole)
+def all_faults(reference: Job, seconds: float) -> Iterator[Fault]:
+    """Yield every fault; `seconds` is the duration of the reference job."""
+    yield partial(two_writers, reference, seconds)
+    yield partial(worker_killed, reference, seconds)
+    yield partial(older_run, reference)
+    yield partial(clock_set_back, reference)
     for is_finished in (True, False):
-        yield partial(read_only, whole, seconds, is_finished)
+        yield partial(read_only, reference, seconds, is_finished)
     for name in ("SIGINT", "SIGTERM"):
         for share in (0.1, 0.4, 0.7):
-            yield partial(asked_to_stop, whole, seconds * share, name)
-    for limit in sizes_to_fail_at(whole):
-        yield partial(disk_full, whole, limit)
-    for path in files_of(whole.run):
-        for harm in HARMS:
-            yield partial(damaged, whole, path.relative_to(whole.run), harm)
-    for harm in HARMS:
-        yield partial(damaged_in_progress, whole, seconds, harm)
+            yield partial(interrupted, reference, seconds * share, name)
+    for limit in failing_sizes(reference):
+        yield partial(disk_full, reference, limit)
+    for path in files_of(reference.run):
+        for name in CORRUPTIONS:
+            yield partial(corrupted_file, reference, path.relative_to(reference.run), name)
+    for name in CORRUPTIONS:
+        yield partial(corrupted_checkpoint, reference, seconds, name)
     random.seed(0)
     for number in range(NUM_KILLS):
-        yield partial(killed, whole, (number + random.random()) * seconds / NUM_KILLS)
+        yield partial(killed, reference, (number + random.random()) * seconds / NUM_KILLS)
 
 
-def killed(whole: Job, seconds: float, folder: Path) -> list[Outcome]:
-    """Kill a new job so long after its work began."""
+def killed(reference: Job, seconds: float, folder: Path) -> list[Result]:
+    """Kill a new job some seconds after it has locked the run."""
     job = Job.new(folder)
     job.kill_after(seconds)
-    ended = job.finish()
-    return [("kill -9, a new job each", verdict(job, whole, ended), ended.said)]
+    finished = job.finish()
+    return [("kill -9, a new job each", classify(job, reference, finished), finished.output)]
 
 
-def asked_to_stop(whole: Job, seconds: float, name: str, folder: Path) -> list[Outcome]:
-    """Stop politely: the text must say how to go on."""
+def interrupted(reference: Job, seconds: float, name: str, folder: Path) -> list[Result]:
+    """Interrupt a new job; its output must explain how to resume it."""
     job = Job.new(folder)
-    stopped = job.kill_after(seconds, getattr(signal, name))
-    ended = job.finish()
-    # A signal may come when all is done and Python is about to end.
-    words = ("the same command goes on from there", "report: submissions")
-    is_told = "Traceback" not in stopped.said and any(text in stopped.said for text in words)
-    return [(name, verdict(job, whole, ended) if is_told else LOST, stopped.said)]
+    first = job.kill_after(seconds, getattr(signal, name))
+    finished = job.finish()
+    # A signal may arrive after the last step, while Python shuts down.
+    expected = ("rerun the same command to resume", "report: submissions")
+    is_explained = "Traceback" not in first.output and any(text in first.output for text in expected)
+    return [(name, classify(job, reference, finished) if is_explained else LOST, first.output)]
 
 
-def sizes_to_fail_at(whole: Job) -> list[int]:
-    """Return limits of which each stops the write of another file, from the smallest to the images."""
-    files = [*files_of(whole.run), *(whole.folder / "input" / ".cache").rglob("*.npy")]
+def failing_sizes(reference: Job) -> list[int]:
+    """Return file size limits in bytes, each too small for another file, from the smallest to the images."""
+    files = [*files_of(reference.run), *(reference.folder / "input" / ".cache").rglob("*.npy")]
     return sorted({0, *(path.stat().st_size - 1 for path in files)})
 
 
-def disk_full(whole: Job, limit: int, folder: Path) -> list[Outcome]:
-    """Let no file grow beyond a size, then give the space back."""
+def disk_full(reference: Job, limit: int, folder: Path) -> list[Result]:
+    """Limit the size of files, then remove the limit."""
     job = Job.new(folder)
     first = job.finish(file_limit=limit)
-    ended = job.finish()
-    is_clear = first.status == 0 or first.is_clear
-    return [("no room for a file", verdict(job, whole, ended) if is_clear else LOST, first.said)]
+    finished = job.finish()
+    is_clear = first.status == 0 or first.has_clear_error
+    return [("disk full", classify(job, reference, finished) if is_clear else LOST, first.output)]
 
 
-def read_only(whole: Job, seconds: float, is_finished: bool, folder: Path) -> list[Outcome]:
-    """Take away the right to write into a run's folder, then give it back."""
-    job = whole.copy(folder) if is_finished else Job.new(folder)
+def read_only(reference: Job, seconds: float, is_finished: bool, folder: Path) -> list[Result]:
+    """Make a run's folder read-only, then writable again."""
+    job = reference.copy(folder) if is_finished else Job.new(folder)
     if not is_finished:
         job.kill_after(seconds / 2)
     (job.run / "submission.csv").unlink(missing_ok=True)
@@ -101,92 +101,93 @@ def read_only(whole: Job, seconds: float, is_finished: bool, folder: Path) -> li
     first = job.finish(before=without_privileges)
     for each in folders:
         each.chmod(0o755)
-    ended = job.finish()
-    return [("a run's folder read-only", verdict(job, whole, ended) if first.is_clear else LOST, first.said)]
+    finished = job.finish()
+    outcome = classify(job, reference, finished) if first.has_clear_error else LOST
+    return [("read-only run folder", outcome, first.output)]
 
 
-def damaged(whole: Job, name: Path, harm: str, folder: Path) -> list[Outcome]:
-    """Harm a file of a finished run."""
-    job = whole.copy(folder)
-    HARMS[harm](job.run / name)
-    ended = job.finish()
-    return [(f"a file {harm}", verdict(job, whole, ended), f"{name}: {ended.said}")]
+def corrupted_file(reference: Job, name: Path, corruption: str, folder: Path) -> list[Result]:
+    """Corrupt a file of a finished run."""
+    job = reference.copy(folder)
+    CORRUPTIONS[corruption](job.run / name)
+    finished = job.finish()
+    return [(f"file {corruption}", classify(job, reference, finished), f"{name}: {finished.output}")]
 
 
-def damaged_in_progress(whole: Job, seconds: float, harm: str, folder: Path) -> list[Outcome]:
-    """Harm the checkpoint of a fold that is being trained."""
-    job, found = Job.new(folder), list[Path]()
+def corrupted_checkpoint(reference: Job, seconds: float, corruption: str, folder: Path) -> list[Result]:
+    """Corrupt the checkpoint of a fold in training."""
+    job, checkpoints = Job.new(folder), list[Path]()
     process = job.start_work()
     deadline = time.monotonic() + 3 * seconds
-    while not found and process.poll() is None and time.monotonic() < deadline:
-        found = list(job.run.rglob("checkpoint.safetensors"))
+    while not checkpoints and process.poll() is None and time.monotonic() < deadline:
+        checkpoints = list(job.run.rglob("checkpoint.safetensors"))
         time.sleep(0.002)
     process.kill()
-    job.ended(process)
-    found = list(job.run.rglob("checkpoint.safetensors"))
-    if not found:
-        return [(f"a checkpoint {harm}", LOST, "no checkpoint was seen")]
-    HARMS[harm](found[0])
-    ended = job.finish()
-    is_told = harm == "deleted" or "is damaged" in ended.said
-    return [(f"a checkpoint {harm}", verdict(job, whole, ended) if is_told else LOST, ended.said)]
+    job.wait(process)
+    checkpoints = list(job.run.rglob("checkpoint.safetensors"))
+    if not checkpoints:
+        return [(f"checkpoint {corruption}", LOST, "there was no checkpoint to corrupt")]
+    CORRUPTIONS[corruption](checkpoints[0])
+    finished = job.finish()
+    is_reported = corruption == "deleted" or "is corrupted" in finished.output
+    return [(f"checkpoint {corruption}", classify(job, reference, finished) if is_reported else LOST, finished.output)]
 
 
-def two_writers(whole: Job, seconds: float, folder: Path) -> list[Outcome]:
-    """Start the job while it runs already, then kill the owner and start it again."""
+def two_writers(reference: Job, seconds: float, folder: Path) -> list[Result]:
+    """Start the job a second time while it is running, then kill the first process and rerun it."""
     job = Job.new(folder)
     owner = job.start_work()
     time.sleep(seconds * 0.2)
     owner.send_signal(signal.SIGSTOP)
     second = job.finish()
-    named = f"is being written by process {owner.pid}" in second.said
+    is_named = f"is in use by process {owner.pid}" in second.output
     owner.kill()
     owner.wait()
-    ended = job.finish()
+    finished = job.finish()
     return [
-        ("a second process on the run", REFUSED if second.is_clear and named else LOST, second.said),
-        ("the lock of a killed process", verdict(job, whole, ended), ended.said),
+        ("second process on the run", REFUSED if second.has_clear_error and is_named else LOST, second.output),
+        ("lock of a killed process", classify(job, reference, finished), finished.output),
     ]
 
 
-def worker_killed(whole: Job, seconds: float, folder: Path) -> list[Outcome]:
-    """Kill a data worker, as the system does when memory runs out."""
+def worker_killed(reference: Job, seconds: float, folder: Path) -> list[Result]:
+    """Kill a DataLoader worker, as the kernel does when memory runs out."""
     job = Job.new(folder, extra=("--set", "machine.num_workers=1"))
     process = job.start()
-    deadline, hit = time.monotonic() + 3 * seconds + 20, False
-    while time.monotonic() < deadline and process.poll() is None and not hit:
+    deadline, is_killed = time.monotonic() + 3 * seconds + 20, False
+    while time.monotonic() < deadline and process.poll() is None and not is_killed:
         children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
-        hit = bool(children.stdout.split()) and (job.run / "net").exists()
-        if hit:
+        is_killed = bool(children.stdout.split()) and (job.run / "airbench").exists()
+        if is_killed:
             subprocess.run(["kill", "-9", *children.stdout.split()], check=False)
         time.sleep(0.02)
-    said = job.ended(process).said
-    ended = job.finish()
-    is_clear = hit and "error: " in said and "Traceback" not in said
-    return [("a data worker killed", verdict(job, whole, ended) if is_clear else LOST, said)]
+    output = job.wait(process).output
+    finished = job.finish()
+    is_clear = is_killed and "error: " in output and "Traceback" not in output
+    return [("data worker killed", classify(job, reference, finished) if is_clear else LOST, output)]
 
 
-def older_run(whole: Job, folder: Path) -> list[Outcome]:
-    """Take away what older versions did not keep."""
-    job = whole.copy(folder)
+def older_run(reference: Job, folder: Path) -> list[Result]:
+    """Delete the files that older versions did not write."""
+    job = reference.copy(folder)
     for path in files_of(job.run):
         if path.name in ("checksums.json", "times.json", "report.html"):
             path.unlink()
-    ended = job.finish()
-    return [("a run of an older version", verdict(job, whole, ended), ended.said)]
+    finished = job.finish()
+    return [("run of an older version", classify(job, reference, finished), finished.output)]
 
 
-def clock_set_back(whole: Job, folder: Path) -> list[Outcome]:
-    """Let all that is there come from the future."""
-    job = whole.copy(folder)
+def clock_set_back(reference: Job, folder: Path) -> list[Result]:
+    """Set all modification times to the future."""
+    job = reference.copy(folder)
     for path in (*files_of(job.run), *(folder / "input").rglob("*.npy")):
         subprocess.run(["touch", "-d", "2 years", str(path)], check=True)
-    ended = job.finish()
-    return [("the clock set back", verdict(job, whole, ended), ended.said)]
+    finished = job.finish()
+    return [("clock set back", classify(job, reference, finished), finished.output)]
 
 
-def try_one(fault: Fault, folder: Path) -> list[Outcome]:
-    """Try a fault; what the harness itself trips over counts as lost."""
+def inject(fault: Fault, folder: Path) -> list[Result]:
+    """Inject a fault; an exception in the harness itself counts as lost."""
     try:
         return fault(folder)
     except Exception as error:
@@ -194,28 +195,28 @@ def try_one(fault: Fault, folder: Path) -> list[Outcome]:
 
 
 def main() -> None:
-    """Run everything, one job on each core, print the table, and end with status 1 if anything was lost."""
+    """Inject all faults, one job per core; print the table; exit with status 1 if a result was lost."""
     with tempfile.TemporaryDirectory() as temporary, ProcessPoolExecutor(os.cpu_count()) as pool:
         folder = Path(temporary)
-        whole, seconds = undisturbed(folder / "whole")
-        faults = list(all_faults(whole, seconds))
+        reference, seconds = run_reference(folder / "reference")
+        faults = list(all_faults(reference, seconds))
         folders = [folder / f"fault_{number}" for number in range(len(faults))]
         counts: dict[str, Counter[str]] = {}
-        for done, outcomes in enumerate(pool.map(try_one, faults, folders), start=1):
-            for fault, found, said in outcomes:
-                counts.setdefault(fault, Counter())[found] += 1
-                if found == LOST:
-                    print(f"LOST: {fault}:\n{said}", file=sys.stderr, flush=True)
+        for done, results in enumerate(pool.map(inject, faults, folders), start=1):
+            for fault, outcome, output in results:
+                counts.setdefault(fault, Counter())[outcome] += 1
+                if outcome == LOST:
+                    print(f"LOST: {fault}:\n{output}", file=sys.stderr, flush=True)
             print(f"\r{done} of {len(faults)}", end="", file=sys.stderr, flush=True)
         commit = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
             cwd=ROOT, capture_output=True, text=True, check=False,
         ).stdout.strip()  # fmt: skip
-    print(f"\n{datetime.now(UTC):%Y-%m-%d}, commit {commit}, an undisturbed job works for {seconds:.1f} s\n")
+    print(f"\n{datetime.now(UTC):%Y-%m-%d}, commit {commit}, duration of a job without a fault {seconds:.1f} s\n")
     print(f"| fault | times | {SAME} | {REFUSED} | {LOST} |\n|---|---|---|---|---|")
-    for fault, found in counts.items():
-        print(f"| {fault} | {found.total()} | {found[SAME]} | {found[REFUSED]} | {found[LOST]} |")
-    sys.exit(any(found[LOST] for found in counts.values()))
+    for fault, outcomes in counts.items():
+        print(f"| {fault} | {outcomes.total()} | {outcomes[SAME]} | {outcomes[REFUSED]} | {outcomes[LOST]} |")
+    sys.exit(any(outcomes[LOST] for outcomes in counts.values()))
 
 
 if __name__ == "__main__":

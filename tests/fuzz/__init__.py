@@ -1,1 +1,1 @@
-"""Hostile files: whatever the bytes, a clear error or a result; `make fuzz` searches by coverage."""
+"""Coverage-guided fuzzing of every reader of untrusted bytes: a clear error or a result (`make fuzz`)."""

@@ -1,18 +1,18 @@
-"""Python loads this by itself where it lies on PYTHONPATH: to ask for any other machine than this one is an error.
+"""Python imports this at startup from PYTHONPATH: a connection to another machine raises AssertionError.
 
-What was refused is also written into the file that REFUSED_CONNECTIONS names, as a library may swallow the error.
+Refused hosts are also written to the file named by REFUSED_CONNECTIONS, as a library may swallow the error.
 """
 
 import os
 import socket
 
 _connect, _connect_ex, _getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
-HERE = ("127.0.0.1", "::1", "localhost", None, "")
+LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost", None, "")
 
 
 def _refuse(host):
-    # Ray's nodes speak to each other by this machine's own address; the tests that start them name it.
-    if host not in HERE and host != os.environ.get("THIS_MACHINE"):
+    # Ray's nodes connect to each other by this machine's own address, which their tests set.
+    if host not in LOCAL_HOSTS and host != os.environ.get("THIS_MACHINE"):
         if "REFUSED_CONNECTIONS" in os.environ:
             with open(os.environ["REFUSED_CONNECTIONS"], "a", encoding="utf-8") as file:  # noqa: PTH123
                 file.write(f"{host}\n")
@@ -20,21 +20,21 @@ def _refuse(host):
 
 
 def connect(sock, address):
-    """Connect, if it is to this machine."""
+    """Connect to this machine only."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         _refuse(address[0])
     return _connect(sock, address)
 
 
 def connect_ex(sock, address):
-    """Connect, if it is to this machine."""
+    """Connect to this machine only."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         _refuse(address[0])
     return _connect_ex(sock, address)
 
 
 def getaddrinfo(host, *args, **kwargs):
-    """Look up an address, if it is this machine's."""
+    """Look up addresses of this machine only."""
     _refuse(host.decode() if isinstance(host, bytes) else host)
     return _getaddrinfo(host, *args, **kwargs)
 

@@ -1,0 +1,190 @@
+"""What a job works on: config, run folder, source, images, labels and folds, opened once."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.config import Config
+from pipeline.config_files import DEFAULT_CONFIG, load_config, override_config
+from pipeline.data.image_cache import ImageStore, cache_folder
+from pipeline.data.labels import parse_labels
+from pipeline.data.prepare import prepare
+from pipeline.data.source import Source, find_source
+from pipeline.demo.dataset import SOLUTION_CSV, demo_dataset
+from pipeline.errors import InputError
+from pipeline.executors.factory import ExecutorOptions
+from pipeline.executors.fold_job import FoldJob
+from pipeline.learning.augment import Augmentation
+from pipeline.learning.device import Machine, set_up_machine
+from pipeline.learning.duplicates import count_duplicates, find_groups
+from pipeline.learning.folds import make_folds
+from pipeline.learning.models import check_member
+from pipeline.learning.seeding import derive_seed, fold_seed
+from pipeline.ledger import SUBMISSIONS
+from pipeline.progress import log
+from pipeline.runs.environment import describe_environment
+from pipeline.runs.fold_table import FoldTable
+from pipeline.runs.run_folder import RunFolder
+from pipeline.runs.trackers import require_tensorboard
+from pipeline.task import Labels, Split, Task
+
+LOCAL = ExecutorOptions()
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a job works on: opened once, handed down to every step."""
+
+    task: Task
+    config: Config
+    config_name: str
+    """For the ledger."""
+    run: RunFolder
+    source: Source
+    cache_dir: Path
+    executor: ExecutorOptions
+    only_fold: int | None = None
+    known_test_labels: Labels | None = None
+    """Of the scored test images of the synthetic dataset."""
+
+    @cached_property
+    def machine(self) -> Machine:
+        """Device, threads and precision."""
+        return set_up_machine(self.config.machine)
+
+    @cached_property
+    def stores(self) -> dict[Split, ImageStore]:
+        """The decoded images of both splits."""
+        return prepare(self.source, self.cache_dir)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """The training labels."""
+        return self.source.labels()
+
+    @cached_property
+    def test_labels(self) -> Labels | None:
+        """The labels of test images, where they are known."""
+        return self.known_test_labels or self.source.test_labels()
+
+    @cached_property
+    def table(self) -> FoldTable:
+        """The folds of the training images: loaded, or made when the run starts."""
+        return self.run.folds() if self.run.has_folds else _make_folds(self)
+
+    def input_checksums(self) -> dict[str, str]:
+        """Return what identifies the input."""
+        checksums = {f"{split}_images": store.checksum for split, store in self.stores.items()}
+        return checksums | {"train_labels": self.labels.checksum()}
+
+    def fold_jobs(self) -> Iterator[FoldJob]:
+        """Yield every fold of every member."""
+        for name, member in self.config.members.items():
+            for fold in range(self.config.folds.num_folds):
+                yield FoldJob(
+                    name,
+                    member,
+                    self.task,
+                    fold,
+                    fold_seed(self.config.seed, name, fold),
+                    self.config.predict.tta,
+                    self.run.fold(name, fold),
+                    self.config.log.tensorboard,
+                )
+
+
+def open_context(
+    task: Task,
+    *,
+    config_path: Path | None = None,
+    input_dir: Path,
+    run_name: str | None = None,
+    overrides: Iterable[str] = (),
+    executor: ExecutorOptions = LOCAL,
+    only_fold: int | None = None,
+) -> RunContext:
+    """Check a job's options and open its files; an existing run keeps its config unless another one is given.
+
+    Raises ConfigError, RunError or InputError before anything is written.
+    """
+    run = open_run(run_name or (config_path or DEFAULT_CONFIG).stem)
+    if config_path is None and run.exists:
+        config, config_name = override_config(run.config(), overrides), run.name
+    else:
+        config, config_name = (
+            load_config(config_path or DEFAULT_CONFIG, overrides),
+            (config_path or DEFAULT_CONFIG).stem,
+        )
+    if only_fold is not None and not 0 <= only_fold < config.folds.num_folds:
+        raise InputError(f"--fold {only_fold}: expected a fold from 0 to {config.folds.num_folds - 1}")
+    run.check_config(config)
+    _check_members(config, task)
+    return RunContext(
+        task=task,
+        config=config,
+        config_name=config_name,
+        run=run,
+        source=find_source(input_dir, task),
+        cache_dir=cache_folder(config.images.cache_dir, input_dir),
+        executor=executor,
+        only_fold=only_fold,
+    )
+
+
+def open_demo(
+    task: Task, *, config_path: Path, input_dir: Path, run_name: str | None, overrides: Iterable[str],
+    executor: ExecutorOptions,
+) -> RunContext:  # fmt: skip
+    """Open a job on the synthetic dataset, which the first call makes; the labels of its test images are known."""
+    folder = demo_dataset(input_dir, task)
+    context = open_context(
+        task, config_path=config_path, input_dir=folder, run_name=run_name, overrides=overrides, executor=executor
+    )
+    solution = folder / SOLUTION_CSV
+    return replace(context, known_test_labels=parse_labels(solution.read_bytes(), str(solution), task))
+
+
+def open_run(name: str | None) -> RunFolder:
+    """Return the folder of a run, that of the default config without a name."""
+    return RunFolder(SUBMISSIONS, name or DEFAULT_CONFIG.stem)
+
+
+def start_or_resume(context: RunContext) -> None:
+    """Decode the images and start the run, or verify that it was started with the same config and input."""
+    machine = context.machine
+    with context.run.timing("prepare"):
+        checksums = context.input_checksums()
+    environment = describe_environment(torch.get_num_threads(), machine.device.type, machine.autocast)
+    context.run.start_or_resume(context.config, checksums, {"config": context.config_name, **environment})
+
+
+def _check_members(config: Config, task: Task) -> None:
+    """Raise ConfigError for what is wrong in a config before the first image is decoded."""
+    if config.log.tensorboard:
+        require_tensorboard()
+    for member in config.members.values():
+        check_member(member, task)
+        Augmentation(member.augment, task.image_shape)
+
+
+def _make_folds(context: RunContext) -> FoldTable:
+    """Split the training images into stratified folds that keep near-duplicates together, and save them."""
+    config, labels = context.config.folds, context.labels
+    images = context.stores["train"].images
+    groups = find_groups(images) if config.group_duplicates else np.arange(len(labels.ids))
+    folds = make_folds(
+        labels.labels,
+        groups,
+        num_folds=config.num_folds,
+        seed=derive_seed(context.config.seed, "folds"),
+        class_names=context.task.class_names,
+    )
+    table = FoldTable(labels.ids, labels.labels, folds, groups)
+    context.run.save_folds(table)
+    num_groups, num_images = count_duplicates(groups)
+    log.info("%d folds, %d near-duplicates in %d groups", config.num_folds, num_images, num_groups)
+    return table

@@ -1,0 +1,130 @@
+"""Out-of-fold logits -> metrics and the fitted ensemble."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.config import Config
+from pipeline.config_files import differences
+from pipeline.ensemble import Ensemble, to_probabilities
+from pipeline.errors import RunError
+from pipeline.learning.flops import prediction_flops, training_flops
+from pipeline.learning.metrics import confusion, paired_test, score, score_classes
+from pipeline.predictions import Predictions, join
+from pipeline.results import Comparison, Compute, EnsembleMetrics, MemberMetrics, Metrics, Scores
+from pipeline.runs.fold_table import FoldTable
+from pipeline.runs.run_folder import ENSEMBLE, RunFolder
+from pipeline.task import Labels, Task
+
+FoldPredictions = Mapping[tuple[str, int], Predictions]  # by member and fold
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The cross-validation of a run. `ensemble` and `combined` are None until all folds are trained."""
+
+    metrics: Metrics
+    table: FoldTable
+    members: Mapping[str, Predictions]
+    """Out-of-fold predictions of the members whose folds are all trained."""
+    ensemble: Ensemble | None = None
+    combined: Predictions | None = None
+    """Out-of-fold predictions of the ensemble."""
+
+
+def load_fold_predictions(run: RunFolder, config: Config) -> dict[tuple[str, int], Predictions]:
+    """Return the out-of-fold predictions of all trained folds."""
+    folders = {(name, fold): run.fold(name, fold) for name in config.members for fold in range(config.folds.num_folds)}
+    return {key: folder.out_of_fold() for key, folder in folders.items() if folder.is_trained}
+
+
+def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predictions: FoldPredictions) -> Evaluation:
+    """Score the trained folds and members, fit the ensemble on them, and save metrics.json and ensemble.json."""
+    folds = range(config.folds.num_folds)
+    members, member_metrics, missing = {}, {}, []
+    for name in config.members:
+        trained = {fold: predictions[name, fold] for fold in folds if (name, fold) in predictions}
+        missing += [_describe_missing(run, name, fold) for fold in folds if fold not in trained]
+        if len(trained) == len(folds):
+            members[name] = join(list(trained.values()))
+        member_metrics[name] = MemberMetrics(
+            folds={fold: _score(part, table) for fold, part in trained.items()},
+            compute=_compute(run, config, task, name, trained, table),
+            out_of_fold=_score(members[name], table) if name in members else None,
+        )
+    metrics = Metrics(members=member_metrics, missing=missing)
+    if missing:
+        evaluation = Evaluation(metrics, table, members)
+    else:
+        ensemble = Ensemble.fit({name: part.logits_for(table.ids) for name, part in members.items()}, table.labels)
+        combined = ensemble.combine(members.items())
+        metrics = metrics.model_copy(update={"ensemble": _ensemble_metrics(ensemble, combined, table, task)})
+        evaluation = Evaluation(metrics, table, members, ensemble, combined)
+        run.save_json(ENSEMBLE, ensemble.to_json())
+    run.save_metrics(metrics)
+    return evaluation
+
+
+def load_combined(run: RunFolder) -> Predictions:
+    """Return the ensemble's out-of-fold predictions of an evaluated run. Raises RunError if a file is missing."""
+    config, ensemble = run.config(), Ensemble.from_json(run.load_json(ENSEMBLE))
+    folds = range(config.folds.num_folds)
+    members = ((name, join([run.fold(name, fold).out_of_fold() for fold in folds])) for name in config.members)
+    return ensemble.combine(members)
+
+
+def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
+    """Return how two runs differ in config and out-of-fold scores, with McNemar's test. Raises RunError."""
+    tables, predictions = [run.folds() for run in (first, second)], [load_combined(run) for run in (first, second)]
+    ids = np.intersect1d(tables[0].ids, tables[1].ids)
+    labels, other_labels = (table.labels_for(ids) for table in tables)
+    if not len(ids) or not np.array_equal(labels, other_labels):
+        raise RunError(
+            f"{first.name} and {second.name} were not trained on the same labelled images and can't be compared"
+        )
+    probabilities = [to_probabilities(part.logits_for(ids)) for part in predictions]
+    correct = [part.argmax(1) == labels for part in probabilities]
+    return Comparison(
+        config=differences(first.config().experiment(), second.config().experiment()),
+        scores=(score(probabilities[0], labels), score(probabilities[1], labels)),
+        test=paired_test(*correct),
+    )
+
+
+def score_test_images(predictions: Predictions, labels: Labels) -> Scores:
+    """Score the test images whose labels are known: those of the synthetic dataset, or torchvision's."""
+    return score(to_probabilities(predictions.logits_for(labels.ids)), labels.labels)
+
+
+def _score(predictions: Predictions, table: FoldTable) -> Scores:
+    return score(to_probabilities(predictions.logits), table.labels_for(predictions.ids))
+
+
+def _ensemble_metrics(ensemble: Ensemble, combined: Predictions, table: FoldTable, task: Task) -> EnsembleMetrics:
+    probabilities = to_probabilities(combined.logits)
+    matrix = confusion(probabilities, table.labels)
+    return EnsembleMetrics(
+        temperatures=dict(ensemble.temperatures),
+        weights=dict(ensemble.weights),
+        scores=score(probabilities, table.labels),
+        per_class=score_classes(matrix, task.class_names),
+        confusion_matrix=matrix.tolist(),
+    )
+
+
+def _compute(
+    run: RunFolder, config: Config, task: Task, name: str, folds: Mapping[int, Predictions], table: FoldTable
+) -> Compute:
+    member, num_images = config.members[name], len(table.ids)
+    histories = [run.fold(name, fold).history() for fold in folds]
+    return Compute(
+        training_flops=training_flops(member, task, *(num_images - len(part.ids) for part in folds.values())),
+        training_seconds=sum(epoch["seconds"] for history in histories for epoch in history),
+        prediction_flops_per_image=prediction_flops(member, task, config.predict.tta),
+    )
+
+
+def _describe_missing(run: RunFolder, name: str, fold: int) -> str:
+    corrupted = "".join(f" ({path.name} is corrupted or missing)" for path in run.fold(name, fold).corrupted())
+    return f"{name} fold {fold}{corrupted}"

@@ -1,0 +1,122 @@
+"""The networks of airbench (Jordan 2024, arXiv 2404.00498; github.com/KellerJordan/cifar10-airbench)."""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from pipeline.errors import ConfigError
+
+
+class DiracConv(nn.Conv2d):
+    """A 3x3 convolution whose first filters are initialised to the identity."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
+        with torch.no_grad():
+            nn.init.dirac_(self.weight[:in_channels])
+
+
+class UnscaledBatchNorm(nn.BatchNorm2d):
+    """Batch norm with a trainable bias and a scale fixed at 1."""
+
+    def __init__(self, num_channels: int, momentum: float) -> None:
+        super().__init__(num_channels, eps=1e-12, momentum=momentum)
+        self.weight.requires_grad = False
+
+
+class ConvGroup(nn.Module):
+    """Two convolutions, or three with a residual connection over the last; max pooling precedes the first norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, depth: int, norm_momentum: float) -> None:
+        super().__init__()
+        self.conv1: nn.Conv2d = DiracConv(in_channels, out_channels)
+        self.pool = nn.MaxPool2d(2)
+        self.norm1: nn.Module = UnscaledBatchNorm(out_channels, norm_momentum)
+        self.conv2: nn.Conv2d = DiracConv(out_channels, out_channels)
+        self.norm2: nn.Module = UnscaledBatchNorm(out_channels, norm_momentum)
+        self.conv3: nn.Conv2d | None = DiracConv(out_channels, out_channels) if depth == 3 else None
+        self.norm3: nn.Module | None = UnscaledBatchNorm(out_channels, norm_momentum) if depth == 3 else None
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve height and width of [batch, in_channels, height, width]."""
+        x = self.act(self.norm1(self.pool(self.conv1(x))))
+        residual = x
+        x = self.norm2(self.conv2(x))
+        if self.conv3 is not None and self.norm3 is not None:
+            x = self.norm3(self.conv3(self.act(x))) + residual
+        return self.act(x)
+
+    def fuse(self) -> None:
+        """Fold the norms into the convolutions before them, in evaluation mode.
+
+        Exact up to rounding, across the pooling as well: the scale of the norm is positive, so the maximum of scaled
+        values is the scaled maximum.
+        """
+        self.conv1, self.norm1 = _fused(self.conv1, self.norm1), nn.Identity()
+        self.conv2, self.norm2 = _fused(self.conv2, self.norm2), nn.Identity()
+        if self.conv3 is not None and self.norm3 is not None:
+            self.conv3, self.norm3 = _fused(self.conv3, self.norm3), nn.Identity()
+
+
+class Airbench(nn.Module):
+    """A whitening layer with frozen weights, three groups of convolutions and a linear classifier."""
+
+    def __init__(self, num_classes: int, widths: tuple[int, int, int], depth: int, norm_momentum: float = 0.4) -> None:
+        super().__init__()
+        if depth not in (2, 3):
+            raise ConfigError(f"model.params.depth: found {depth}, expected 2 or 3 convolutions per group")
+        whitened = 2 * 3 * 2 * 2
+        self.stem = nn.Conv2d(3, whitened, 2)
+        self.stem.weight.requires_grad = False
+        channels = (whitened, *widths)
+        self.groups = nn.Sequential(*(ConvGroup(*pair, depth, norm_momentum) for pair in itertools.pairwise(channels)))
+        self.pool = nn.AdaptiveMaxPool2d(1)
+        self.act = nn.GELU()
+        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [batch, classes] of normalised images [batch, 3, height, width]."""
+        x = self.act(self.stem(images))
+        x = self.pool(self.groups(x)).flatten(1)
+        return self.head(x) / 9
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer."""
+        return self.head
+
+    def init_from_data(self, sample: Callable[[], Tensor]) -> None:
+        """Whiten the patches of a sample of the training images, normalised inputs [N, 3, height, width]."""
+        self.whiten(sample())
+
+    @torch.no_grad()
+    def whiten(self, images: Tensor, eps: float = 5e-4) -> None:
+        """Set the stem's weight to whiten the 2x2 patches of normalised images [N, 3, height, width]."""
+        patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
+        eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (eigenvectors / torch.sqrt(eigenvalues + eps)).T.reshape(12, 3, 2, 2)
+        self.stem.weight.copy_(torch.cat([filters, -filters]))
+        self._stem_bias().zero_()
+
+    def freeze_whitening_bias(self) -> None:
+        """Freeze the stem's bias; the layers before the first group then need no backward pass."""
+        self._stem_bias().requires_grad_(False)
+        self._stem_bias().grad = None
+
+    def fuse(self) -> None:
+        """Fold all norms into convolutions, in evaluation mode."""
+        for group in self.groups:
+            assert isinstance(group, ConvGroup)
+            group.fuse()
+
+    def _stem_bias(self) -> Tensor:
+        assert self.stem.bias is not None
+        return self.stem.bias
+
+
+def _fused(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
+    assert isinstance(norm, nn.BatchNorm2d)
+    return fuse_conv_bn_eval(conv, norm)

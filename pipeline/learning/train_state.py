@@ -1,0 +1,69 @@
+"""The state of a training after an epoch: enough to resume it to the same bytes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import Tensor
+
+LR_COLUMN = "lr_"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch: means over its steps, its learning rates at the end, its time."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    accuracy: float
+    """On the augmented training images, each before the step that trains on it."""
+    learning_rates: Mapping[str, float]
+    """Of each optimizer."""
+    seconds: float
+    images_per_second: float
+
+    def to_row(self) -> dict[str, float]:
+        """Return a flat row of the history, with a column `lr_NAME` for each optimizer."""
+        rates = {f"{LR_COLUMN}{name}": rate for name, rate in self.learning_rates.items()}
+        return {
+            "epoch": self.epoch,
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            **rates,
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Return the record of a row of the history."""
+        rates = {key.removeprefix(LR_COLUMN): rate for key, rate in row.items() if key.startswith(LR_COLUMN)}
+        rest = {key: value for key, value in row.items() if not key.startswith(LR_COLUMN)}
+        return cls(learning_rates=rates, **rest)
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """History and tensors after an epoch. There is no random state: every epoch and batch has a seed of its own."""
+
+    history: list[EpochRecord] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_epochs(self) -> int:
+        """Number of finished epochs."""
+        return len(self.history)
+
+    def rows(self) -> list[dict[str, float]]:
+        """Return the history as flat rows."""
+        return [record.to_row() for record in self.history]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights for inference: the moving average where the config has one."""
+        return strip_prefix(self.tensors, "ema.") or strip_prefix(self.tensors, "model.")
+
+
+def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,49 @@
+"""folds.csv: id, label, fold and near-duplicate group of every training image."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import RunError
+from pipeline.files import write_text
+from pipeline.task import Ids
+
+HEADER = "id,label,fold,group"
+
+
+@dataclass(frozen=True)
+class FoldTable:
+    """Training ids [N], ascending, each with its label, its validation fold (from 0) and its near-duplicate group."""
+
+    ids: Ids
+    labels: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+    def labels_for(self, ids: Ids) -> NDArray[np.int64]:
+        """Return the labels of some ids, in their order."""
+        return self.labels[np.searchsorted(self.ids, ids)]
+
+    def is_validation(self, fold: int) -> NDArray[np.bool_]:
+        """Return which rows [N] are the validation images of a fold; the others are its training images."""
+        return self.folds == fold
+
+    def save(self, path: Path) -> None:
+        """Write the table, atomically."""
+        columns = (self.ids.tolist(), self.labels.tolist(), self.folds.tolist(), self.groups.tolist())
+        rows = "".join(f"{i},{label},{fold},{group}\n" for i, label, fold, group in zip(*columns, strict=True))
+        write_text(path, f"{HEADER}\n{rows}")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the table. Raises RunError if it is missing or corrupted."""
+        try:
+            table = np.loadtxt(path, dtype=np.int64, delimiter=",", skiprows=1, ndmin=2)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} can't be read ({error}); choose another --run") from None
+        if table.shape[1:] != (len(HEADER.split(",")),):
+            raise RunError(f"{path} does not have the columns {HEADER}; choose another --run")
+        return cls(*table.T)

@@ -1,0 +1,79 @@
+"""A submission -> Kaggle: what it is checked against, its check, its upload."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.source import search_source
+from pipeline.errors import InputError
+from pipeline.ledger import SUBMISSIONS, Ledger, Upload
+from pipeline.results import Scores
+from pipeline.runs.run_folder import RunFolder
+from pipeline.submission import upload
+from pipeline.submission.check import Expected, check, upload_message, wrong_size
+from pipeline.submission.kaggle_client import KaggleClient
+from pipeline.task import Task
+
+
+def expected_submission(file: Path, input_dir: Path, task: Task) -> Expected:
+    """Return what a file is checked against: its run's predictions, else the test ids of the input, else Kaggle's."""
+    run = _run_of(file)
+    if run is not None:
+        test = run.test_predictions()
+        return Expected(
+            test.ids, f"the test images of the run {run.name}", test.labels if file == run.submission else None
+        )
+    source = search_source(input_dir, task)
+    if source is not None:
+        return Expected(source.ids("test"), f"the test images of {source.name}")
+    return Expected(np.arange(1, task.num_test + 1), "Kaggle's test images, as there is no input")
+
+
+def submit(
+    file: Path, input_dir: Path, task: Task, *, message: str | None, again: bool, wait_seconds: float
+) -> tuple[Upload, Scores | None]:
+    """Check a submission and upload it once; return the upload, and its run's out-of-fold scores.
+
+    Raises InputError for a file that Kaggle would reject, and KaggleError.
+    """
+    expected, run = expected_submission(file, input_dir, task), _run_of(file)
+    problems = check(file, expected, task)
+    if not problems and (size_problem := wrong_size(len(expected.ids), task)):
+        problems = [size_problem]
+    if problems:
+        raise InputError(f"{file} was not uploaded (checked against {expected}):\n  " + "\n  ".join(problems))
+    scores = ensemble_scores(run) if run else None
+    entry = upload.submit(
+        KaggleClient(task),
+        Ledger(SUBMISSIONS),
+        file,
+        run=run.name if run else "",
+        message=message or message_of(run),
+        again=again,
+        wait_seconds=wait_seconds,
+    )
+    return entry, scores
+
+
+def refresh_scores(task: Task) -> list[Upload]:
+    """Fetch the scores that are missing in the ledger; return the uploads that have one now."""
+    return upload.refresh(KaggleClient(task), Ledger(SUBMISSIONS))
+
+
+def message_of(run: RunFolder | None) -> str:
+    """Return the default message of an upload: run, config and out-of-fold accuracy."""
+    scores = ensemble_scores(run) if run else None
+    if run is None or scores is None:
+        return "uploaded by hand"
+    return upload_message(run.name, run.environment().get("config", ""), scores)
+
+
+def ensemble_scores(run: RunFolder) -> Scores | None:
+    """Return the out-of-fold scores of a run's ensemble; None before all folds are trained."""
+    ensemble = run.metrics().ensemble
+    return ensemble.scores if ensemble else None
+
+
+def _run_of(file: Path) -> RunFolder | None:
+    """Return the run whose folder contains a file."""
+    return RunFolder(file.parent.parent, file.parent.name) if (file.parent / "config.yaml").exists() else None
