@@ -1,4 +1,4 @@
-"""Calls of the kaggle client: a time-out, one kind of error each for "retry" and "give up", retries with back-off."""
+"""Calls of the kaggle client: time-outs, retries with back-off, one error class to retry and one to give up."""
 
 import contextlib
 import io
