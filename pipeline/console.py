@@ -39,11 +39,10 @@ def format_metrics(metrics: Metrics) -> str:
 def format_upload(upload: Upload, out_of_fold: float | None) -> str:
     """Format an upload next to the out-of-fold accuracy of its run."""
     parts = [f"submission {upload.ref} of {upload.file}: {upload.status}"]
-    scores = {name: score for name in ("public", "private") if (score := getattr(upload, name)) is not None}
-    parts += [f"{name} {score:.4f}" for name, score in scores.items()]
+    parts += [f"{name} {score:.4f}" for name, score in upload.scores.items()]
     if out_of_fold is not None:
         parts.append(f"out of fold {out_of_fold:.4f}")
-        parts += [f"{name} - out of fold {score - out_of_fold:+.4f}" for name, score in scores.items()]
+        parts += [f"{name} - out of fold {score - out_of_fold:+.4f}" for name, score in upload.scores.items()]
     return ", ".join([*parts, *([upload.reason] if upload.reason else [])])
 
 
