@@ -38,9 +38,6 @@ class PredictRequest:
     """Name of the files that keep the logits."""
 
 
-Slices = dict[int, NDArray[np.int64] | Predictions]
-
-
 @dataclass(frozen=True)
 class FoldJob:
     """A member on a fold (from 0), with its seed and folder. Independent of all other jobs."""
@@ -121,18 +118,20 @@ class FoldJob:
         accuracy = (predictions.labels == table.labels_for(predictions.ids)).mean()
         log.info("%s: validation accuracy %.4f", self, accuracy)
 
-    def missing_slices(self, slices: Slices) -> dict[int, NDArray[np.int64]]:
-        """Return those slices that are not predicted yet."""
-        return {index: rows for index, rows in slices.items() if not isinstance(rows, Predictions)}
-
-    def load_slices(self, store: ImageStore, request: PredictRequest) -> Slices:
-        """Return the slices of a request by their index: saved predictions, or the rows that are still missing."""
-        slices: Slices = {}
+    def load_slices(
+        self, store: ImageStore, request: PredictRequest
+    ) -> tuple[dict[int, Predictions], dict[int, NDArray[np.int64]]]:
+        """Return the saved predictions of a request by the index of their slice, and the rows of missing slices."""
+        saved: dict[int, Predictions] = {}
+        missing: dict[int, NDArray[np.int64]] = {}
         for index, start in enumerate(range(0, len(request.rows), SLICE_SIZE)):
             rows = request.rows[start : start + SLICE_SIZE]
-            saved = self.folder.load_test_slice(request.stage, index, store.ids[rows])
-            slices[index] = rows if saved is None else saved
-        return slices
+            predictions = self.folder.load_test_slice(request.stage, index, store.ids[rows])
+            if predictions is None:
+                missing[index] = rows
+            else:
+                saved[index] = predictions
+        return saved, missing
 
     def trained_model(self, machine: Machine) -> tuple[nn.Module, InputSpec]:
         """Return the fold's model for inference, and its input."""
@@ -143,11 +142,10 @@ class FoldJob:
         self, machine: Machine, store: ImageStore, request: PredictRequest, display: ProgressDisplay
     ) -> Predictions:
         """Return the logits of a request, saved slice by slice; slices that are saved already are only loaded."""
-        slices = self.load_slices(store, request)
-        missing = self.missing_slices(slices)
+        slices, missing = self.load_slices(store, request)
         if missing:
             slices |= self._predict_slices(machine, store, request, missing, display)
-        return join([part for part in slices.values() if isinstance(part, Predictions)])
+        return join(list(slices.values()))
 
     def _predict_slices(
         self,

@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pipeline.config import MachineConfig
 from pipeline.data.image_cache import ImageStore
 from pipeline.errors import ConfigError, RunError
 from pipeline.executors import ray_worker
-from pipeline.executors.fold_job import FoldJob, PredictRequest, Slices
+from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.executors.ray_retry import RetryingTasks, first_line
 from pipeline.executors.remote_progress import remote_progress
 from pipeline.predictions import Predictions, join
@@ -92,29 +92,33 @@ class RayExecutor:
         self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: ProgressDisplay
     ) -> Iterator[Predictions]:
         """Predict all slices, as many at a time as resources allow."""
-        parts = [job.load_slices(store, request) for job, request in requests]
-        self._predict_missing(requests, parts, store, display)
-        for slices in parts:
-            yield join([part for part in slices.values() if isinstance(part, Predictions)])
+        slices, tasks = [], {}
+        for number, (job, request) in enumerate(requests):
+            saved, missing = job.load_slices(store, request)
+            slices.append(_Slices(saved, len(missing)))
+            for index, rows in missing.items():
+                tasks[f"{job} {request.stage} slice {index}"] = (number, index, replace(request, rows=rows))
+        next_number = 0
+        for number, index, predictions in self._run_predictions(requests, tasks, store, display):
+            slices[number].add(index, predictions)
+            while next_number < len(slices) and slices[next_number].is_complete:
+                yield slices[next_number].join()
+                next_number += 1
+        for complete in slices[next_number:]:
+            yield complete.join()
 
-    def _predict_missing(
+    def _run_predictions(
         self,
         requests: Sequence[tuple[FoldJob, PredictRequest]],
-        parts: list[Slices],
+        tasks: Mapping[str, tuple[int, int, PredictRequest]],
         store: ImageStore,
         display: ProgressDisplay,
-    ) -> None:
-        """Replace the rows of missing slices by their predictions."""
+    ) -> Iterator[tuple[int, int, Predictions]]:
+        """Run tasks (number of the request, index of the slice, its rows); yield their predictions as they arrive."""
         images = self._put(store)
         remote = ray.remote(ray_worker.predict).options(max_retries=0, **self._resources)
-        tasks = {
-            f"{job} {request.stage} slice {index}": (number, index, replace(request, rows=rows))
-            for number, (job, request) in enumerate(requests)
-            for index, rows in job.missing_slices(parts[number]).items()
-        }
-        weights = {
-            number: ray.put(requests[number][0].folder.export_files((WEIGHTS,))) for number, *_ in tasks.values()
-        }
+        numbers = {number for number, *_ in tasks.values()}
+        weights = {number: ray.put(requests[number][0].folder.export_files((WEIGHTS,))) for number in numbers}
 
         def start(name: str) -> Any:
             number, index, request = tasks[name]
@@ -131,10 +135,10 @@ class RayExecutor:
                 job = requests[number][0]
                 predictions = job.folder.import_files(files.read())
                 assert predictions is not None
-                parts[number][index] = predictions
                 done += len(request.rows)
                 bar(done, total)
                 log.info("%s on %s: predicted %s of %s test images", job, place, f"{done:,}", f"{total:,}")
+                yield number, index, predictions
 
     def _connect(self) -> None:
         settings: dict[str, Any] = {
@@ -201,6 +205,26 @@ class RayExecutor:
                 + "\n  ".join(mismatches)
             )
         log.info("cluster nodes (%d): %s", len(self._node_names), ", ".join(sorted(self._node_names.values())))
+
+
+class _Slices:
+    """The predictions of a request, until all its slices have arrived."""
+
+    def __init__(self, saved: dict[int, Predictions], num_missing: int) -> None:
+        self._parts, self._num_missing = saved, num_missing
+
+    @property
+    def is_complete(self) -> bool:
+        return self._num_missing == 0
+
+    def add(self, index: int, predictions: Predictions) -> None:
+        self._parts[index] = predictions
+        self._num_missing -= 1
+
+    def join(self) -> Predictions:
+        """Return all predictions, and release them."""
+        parts, self._parts = self._parts, {}
+        return join(list(parts.values()))
 
 
 def _check_reachable(address: str | None) -> None:
