@@ -3,27 +3,33 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
+from pipeline import cascade
+from pipeline.cascade import format_cascade_stats, predict_cascade
 from pipeline.config import CascadeConfig
+from pipeline.ensemble import Ensemble, to_probabilities
 from pipeline.executors.local import LocalExecutor
 from pipeline.learning.device import Machine
-from pipeline.predictions import Predictions, blend, weighted_mean
+from pipeline.learning.exit_rule import plan_full_ensemble, plan_stages
+from pipeline.learning.predict import tta_views
+from pipeline.predictions import Predictions
 from pipeline.progress import progress_display
-from pipeline.cascade import predict_cascade
 from pipeline.runs.fold_folder import FoldFolder
 
 NUM_IMAGES = 2000
-ENSEMBLE = {"weights": {"good": 0.7, "fair": 0.3, "useless": 0.0}, "temperatures": {"good": 0.8, "fair": 1.2}}
-CLASSES = np.random.default_rng(0).integers(10, size=NUM_IMAGES)
+ENSEMBLE = Ensemble({"good": 0.8, "fair": 1.2, "useless": 1.0}, {"good": 0.7, "fair": 0.3, "useless": 0.0})
+LABELS = np.random.default_rng(0).integers(10, size=NUM_IMAGES)
 STORE = SimpleNamespace(ids=np.arange(1, NUM_IMAGES + 1))
+LOCAL = LocalExecutor(Machine())
 
 
 class Job:
-    """A fold whose net is a table of logits, one for each image and view."""
+    """A fold whose model is a table of logits, one for each image and TTA view."""
 
-    views = "mirror_shift"
-    num_asked = itertools.count(1)
-    dies_at = None
+    tta = "flip_translate"
+    num_requests = itertools.count(1)
+    fails_at = None
 
     def __init__(self, name, fold, folder):
         self.name, self.fold, self.folder = name, fold, FoldFolder(folder / name / f"fold_{fold}")
@@ -31,124 +37,207 @@ class Job:
     def __str__(self):
         return f"{self.name} {self.fold}"
 
-    def predict_test(self, machine, store, asked, live):
-        ids = store.ids[asked.rows]
-        if self.folder.has_test(asked.name, 0, ids):
-            return
-        if next(Job.num_asked) == Job.dies_at:
+    def predict_test(self, machine, store, request, display):
+        ids = store.ids[request.rows]
+        saved = self.folder.load_test_slice(request.stage, 0, ids)
+        if saved is not None:
+            return saved
+        if next(Job.num_requests) == Job.fails_at:
             raise KeyboardInterrupt
-        self.folder.save_test(asked.name, 0, Predictions(ids, self.said(asked.rows, asked.views)))
+        predictions = Predictions(ids, self.logits(request.rows, request.views))
+        self.folder.save_test_slice(request.stage, 0, predictions)
+        return predictions
 
-    def said(self, rows, views):
+    def logits(self, rows, views):
         logits = np.zeros((len(rows), 10))
         for view in views:
-            seed = hash((self.name == "good", self.fold, view.mirrored, view.shift)) % 2**32
+            seed = hash((self.name == "good", self.fold, view.flipped, view.translation)) % 2**32
             noise = np.random.default_rng(seed).normal(0, 1 if self.name == "good" else 1.5, size=(NUM_IMAGES, 10))
-            logits += view.weight * (2.5 * np.eye(10)[CLASSES] + noise)[rows]
-        powers = np.exp(logits / sum(view.weight for view in views))
-        return (powers / powers.sum(1, keepdims=True)).astype(np.float32)
-
-
-HERE = LocalExecutor(Machine())
+            logits += view.weight * (2.5 * np.eye(10)[LABELS] + noise)[rows]
+        return (logits / sum(view.weight for view in views)).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
-def _count_anew():
-    Job.num_asked, Job.dies_at = itertools.count(1), None
+def _reset_counter():
+    Job.num_requests, Job.fails_at = itertools.count(1), None
 
 
-def predict(folder, **selective):
-    jobs = [Job(name, fold, folder) for name in ("fair", "good", "useless") for fold in range(3)]
-    held_out = Predictions(np.arange(NUM_IMAGES), jobs[3].said(np.arange(NUM_IMAGES), everything_of(jobs[3])))
-    config = CascadeConfig(**selective) if selective else None
-    with progress_display() as view:
-        return predict_cascade(jobs, ENSEMBLE, STORE, HERE, view, selective=config, seed=1, held_out=held_out)
+def all_jobs(folder):
+    return [Job(name, fold, folder) for name in ("fair", "good", "useless") for fold in range(3)]
 
 
-def everything_of(job):
-    from pipeline.learning.predict import tta_views
+def predict(folder, **cascade_values):
+    jobs, rows = all_jobs(folder), np.arange(NUM_IMAGES)
+    out_of_fold = Predictions(rows, jobs[3].logits(rows, tta_views(Job.tta)))
+    config = CascadeConfig(**cascade_values) if cascade_values else None
+    with progress_display() as display:
+        return predict_cascade(jobs, ENSEMBLE, STORE, LOCAL, display, config=config, seed=1, out_of_fold=out_of_fold)
 
-    return tta_views(job.views)
+
+def test_full_ensemble_is_the_weighted_mean_of_calibrated_folds(tmp_path):
+    result = predict(tmp_path)
+    expected = np.zeros((NUM_IMAGES, 10))
+    for name, weight, temperature in (("good", 0.7, 0.8), ("fair", 0.3, 1.2)):
+        for fold in range(3):
+            logits = Job(name, fold, tmp_path).logits(np.arange(NUM_IMAGES), tta_views(Job.tta))
+            expected += weight / 3 * softmax(logits / temperature, axis=1)
+
+    assert result.predictions.ids.tolist() == STORE.ids.tolist()
+    assert np.allclose(to_probabilities(result.predictions.logits), expected, atol=1e-6)
+    assert result.forward_passes.tolist() == [36] * NUM_IMAGES
+    assert result.stats.mean_forward_passes == result.stats.full_forward_passes == 36
+    assert [(stage.forward_passes, stage.num_images) for stage in result.stats.stages] == [(36, NUM_IMAGES)]
 
 
-def test_everything_is_the_blend_of_the_means_over_folds(tmp_path):
-    found = predict(tmp_path)
-    rows, members = np.arange(NUM_IMAGES), {}
-    for name in ("good", "fair"):
-        folds = [Job(name, fold, tmp_path) for fold in range(3)]
-        said = [Predictions(STORE.ids, job.said(rows, everything_of(job))) for job in folds]
-        members[name] = weighted_mean([p.at_temperature(ENSEMBLE["temperatures"][name]) for p in said], [1, 1, 1])
-    expected = blend(members, {"good": 0.7, "fair": 0.3})
+def test_member_without_weight_is_not_predicted(tmp_path):
+    predict(tmp_path)
 
-    assert np.allclose(found.blended.probabilities, expected.probabilities, atol=1e-6)
-    assert found.passes.tolist() == [36] * NUM_IMAGES
+    assert (tmp_path / "good").exists()
     assert not (tmp_path / "useless").exists()
 
 
-def test_few_passes_give_nearly_the_same_answers(tmp_path):
-    whole = predict(tmp_path / "whole").blended.probabilities
-    found = predict(tmp_path / "few", sample=400, max_loss=0.001, max_forward_passes=36)
-    few = found.blended.probabilities
-    lost = (whole.max(1) - whole[np.arange(NUM_IMAGES), few.argmax(1)]).mean()
+def test_few_forward_passes_give_nearly_the_same_predictions(tmp_path):
+    full = to_probabilities(predict(tmp_path / "full").predictions.logits)
+    result = predict(tmp_path / "few", calibration_size=400, max_accuracy_drop=0.001, max_forward_passes=36)
+    stats, passes = result.stats, result.forward_passes
+    drop = (full.max(1) - full[np.arange(NUM_IMAGES), result.predictions.labels]).mean()
 
-    assert lost < 0.005
-    assert found.account["expected_loss"] <= 0.001
-    assert {asked.get("refused_by_cap", 0) for asked in found.account["rounds"]} == {0}
-    assert found.passes.mean() < 36 / 2
-    assert found.passes.mean() == found.account["mean_passes"]
-    assert (found.passes == 36).sum() >= 400
-    assert [asked["images"] for asked in found.account["rounds"]] == [
-        sum(found.passes[found.passes != 36] >= total) + (sum(found.passes == 36) - 400)
-        for total in np.cumsum([asked["passes"] for asked in found.account["rounds"]])
+    assert drop < 0.005
+    assert stats.expected_accuracy_drop <= 0.001
+    assert {stage.over_budget for stage in stats.stages} == {0}
+    assert passes.mean() < 36 / 2
+    assert passes.mean() == stats.mean_forward_passes
+    assert (passes == 36).sum() >= 400
+    assert [stage.num_images for stage in stats.stages] == [
+        sum(passes[passes != 36] >= total) + (sum(passes == 36) - 400)
+        for total in np.cumsum([stage.forward_passes for stage in stats.stages])
     ]
 
 
-@pytest.mark.parametrize("cap", [9.0, 9.3])
-def test_the_cap_holds_whatever_is_lost(tmp_path, cap):
-    found = predict(tmp_path, sample=400, max_loss=0.0, max_forward_passes=cap)
+@pytest.mark.parametrize("budget", [9.0, 9.3])
+def test_compute_budget_is_kept_at_any_accuracy_drop(tmp_path, budget):
+    result = predict(tmp_path, calibration_size=400, max_accuracy_drop=0.0, max_forward_passes=budget)
 
-    assert cap - 1 < found.passes.mean() <= cap
-    assert sum(asked.get("refused_by_cap", 0) for asked in found.account["rounds"]) > 0
-
-
-def test_no_round_is_begun_without_images(tmp_path):
-    found = predict(tmp_path, sample=400, max_loss=1.0, max_forward_passes=36)
-
-    assert [asked["images"] for asked in found.account["rounds"]] == [NUM_IMAGES - 400]
+    assert budget - 1 < result.forward_passes.mean() <= budget
+    assert sum(stage.over_budget for stage in result.stats.stages) > 0
 
 
-def test_few_test_images_get_everything(tmp_path):
-    found = predict(tmp_path, sample=401)
+def test_stage_without_images_is_not_started(tmp_path):
+    result = predict(tmp_path, calibration_size=400, max_accuracy_drop=1.0, max_forward_passes=36)
 
-    assert set(found.passes.tolist()) == {36}
-    assert "expected_loss" not in found.account
+    assert [stage.num_images for stage in result.stats.stages] == [NUM_IMAGES - 400]
 
 
-@pytest.mark.parametrize("dies_at", [1, 5, 13, 15])
-def test_a_stop_at_any_place_changes_no_byte(tmp_path, dies_at):
-    options = {"sample": 400, "max_loss": 0.001, "max_forward_passes": 36}
-    whole = predict(tmp_path / "whole", **options)
-    num_asked = next(Job.num_asked) - 1
-    Job.num_asked, Job.dies_at = itertools.count(1), dies_at
+def test_few_test_images_get_the_full_ensemble(tmp_path):
+    result = predict(tmp_path, calibration_size=401)
+
+    assert set(result.forward_passes.tolist()) == {36}
+    assert result.stats.expected_accuracy_drop is None
+
+
+@pytest.mark.parametrize("fails_at", [1, 5, 13, 15])
+def test_interrupted_cascade_resumes_to_the_same_bytes(tmp_path, fails_at):
+    options = {"calibration_size": 400, "max_accuracy_drop": 0.001, "max_forward_passes": 36}
+    uninterrupted = predict(tmp_path / "uninterrupted", **options)
+    num_requests = next(Job.num_requests) - 1
+    Job.num_requests, Job.fails_at = itertools.count(1), fails_at
     with pytest.raises(KeyboardInterrupt):
-        predict(tmp_path / "killed", **options)
-    again = predict(tmp_path / "killed", **options)
+        predict(tmp_path / "interrupted", **options)
+    resumed = predict(tmp_path / "interrupted", **options)
 
-    assert next(Job.num_asked) - 1 == num_asked + 1
-    assert again.blended.probabilities.tobytes() == whole.blended.probabilities.tobytes()
-    assert again.passes.tolist() == whole.passes.tolist()
+    assert next(Job.num_requests) - 1 == num_requests + 1
+    assert resumed.predictions.logits.tobytes() == uninterrupted.predictions.logits.tobytes()
+    assert resumed.forward_passes.tolist() == uninterrupted.forward_passes.tolist()
+    assert resumed.stats == uninterrupted.stats
 
 
-@pytest.mark.parametrize("selective", [{}, {"sample": 200}], ids=["everything", "selective"])
-def test_agreement_is_that_of_whole_nets_on_the_same_images(tmp_path, selective):
-    found = predict(tmp_path, **selective).account["agreement"]
+@pytest.mark.parametrize("values", [{}, {"calibration_size": 200}], ids=["full ensemble", "cascade"])
+def test_agreement_is_between_all_models_with_all_views_on_the_same_images(tmp_path, values):
+    agreement = predict(tmp_path, **values).stats.agreement
     jobs = [Job(name, fold, tmp_path) for fold in range(3) for name in ("good", "fair")]
-    shares = np.array(found["shares"])
+    shares = np.array(agreement.shares)
 
-    assert found["images"] == (200 if selective else NUM_IMAGES)
-    assert found["nets"] == [str(job) for job in jobs]
+    assert agreement.num_images == (200 if values else NUM_IMAGES)
+    assert agreement.models == [str(job) for job in jobs]
     assert np.array_equal(shares, shares.T)
     assert np.array_equal(np.diag(shares), np.ones(6))
-    if not selective:
-        said = [job.said(np.arange(NUM_IMAGES), everything_of(job)).argmax(1) for job in jobs]
-        assert shares[0, 1] == pytest.approx((said[0] == said[1]).mean(), abs=1e-3)
+    if not values:
+        labels = [job.logits(np.arange(NUM_IMAGES), tta_views(Job.tta)).argmax(1) for job in jobs]
+        assert shares[0, 1] == pytest.approx((labels[0] == labels[1]).mean(), abs=1e-3)
+
+
+@pytest.fixture
+def predictor(tmp_path):
+    with progress_display() as display:
+        yield cascade._EnsemblePredictor(all_jobs(tmp_path), ENSEMBLE, STORE, LOCAL, display)
+
+
+def kept_ids(predictor):
+    return [part.ids.tolist() for parts in predictor._parts for _, part in parts]
+
+
+def test_only_logits_of_the_remaining_rows_are_kept(predictor):
+    first, second, *_ = plan_stages(len(predictor.jobs), Job.tta)
+    predictor.run_stage(first, "stage_0", np.arange(100), keep=True)
+    assert kept_ids(predictor) == [list(range(1, 101))]
+
+    rows = np.array([3, 50, 99])
+    predictor.keep_rows(rows)
+    assert kept_ids(predictor) == [[4, 51, 100]]
+
+    probabilities = predictor.run_stage(second, "stage_1", rows, keep=True)
+    good, fair = predictor.jobs[:2]
+    views = tta_views(Job.tta)[:2]
+    parts = [(job.name, Predictions(STORE.ids[rows], job.logits(rows, views))) for job in (good, fair)]
+    assert kept_ids(predictor) == [[4, 51, 100]] * 2
+    assert np.array_equal(probabilities, ENSEMBLE.probabilities(parts)[1])
+
+
+def test_logits_of_the_last_stage_are_not_kept(predictor, monkeypatch):
+    """At most one model's logits are in memory at a time."""
+    (stage,) = plan_full_ensemble(len(predictor.jobs), Job.tta)
+    num_kept, predict_test = [], Job.predict_test
+
+    def count_and_predict(self, machine, store, request, display):
+        num_kept.append(sum(map(len, predictor._parts)))
+        return predict_test(self, machine, store, request, display)
+
+    monkeypatch.setattr(Job, "predict_test", count_and_predict)
+    predictor.run_stage(stage, "stage_0", np.arange(100), keep=False)
+
+    assert num_kept == [0] * 6
+    assert kept_ids(predictor) == []
+    assert predictor.agreement().num_images == 100
+
+
+def test_cascade_keeps_only_logits_that_the_next_stage_needs(tmp_path, monkeypatch):
+    kept, run_stage = [], cascade._EnsemblePredictor.run_stage
+
+    def record_and_run(self, stage, name, rows, *, keep):
+        if name.startswith(cascade.STAGE):
+            ids = STORE.ids[rows].tolist()
+            kept.append(all(part.ids.tolist() == ids for parts in self._parts for _, part in parts))
+        return run_stage(self, stage, name, rows, keep=keep)
+
+    monkeypatch.setattr(cascade._EnsemblePredictor, "run_stage", record_and_run)
+    predict(tmp_path, calibration_size=400, max_accuracy_drop=0.001, max_forward_passes=36)
+
+    assert len(kept) > 2
+    assert all(kept)
+
+
+def test_models_are_ordered_by_fold_and_then_by_weight(predictor):
+    assert [str(job) for job in predictor.jobs] == ["good 0", "fair 0", "good 1", "fair 1", "good 2", "fair 2"]
+
+
+def test_statistics_are_formatted_with_stages_and_mean(tmp_path):
+    full = predict(tmp_path / "full").stats
+    limited = predict(tmp_path, calibration_size=400, max_accuracy_drop=0.0, max_forward_passes=9.0).stats
+    text = format_cascade_stats(limited, NUM_IMAGES)
+
+    assert format_cascade_stats(full, NUM_IMAGES) == (
+        "full ensemble for 2,000 test images: 36 forward passes (models x TTA views) each"
+    )
+    assert text.startswith("cascade: forward passes (models x TTA views): 1,600 images >= 2, ")
+    assert f"calibration sample of 400 images 36; mean {limited.mean_forward_passes:.2f}, " in text
+    assert "compute budget reached for" in text

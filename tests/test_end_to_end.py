@@ -1,4 +1,4 @@
-"""Whole jobs, each command in a process of its own, as a user gives it."""
+"""Whole jobs, each command in a process of its own, as a user runs it."""
 
 import json
 import re
@@ -9,66 +9,58 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import NUM_TEST, NUM_TRAIN, CONFIG, ROOT
+from conftest import CONFIG, NUM_TEST, NUM_TRAIN, ROOT
 from faults.harness import restore_interrupts
 
-from pipeline.task import CLASS_NAMES
+from pipeline.task import CIFAR10
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_whole_job_leaves_a_run_that_explains_itself(whole_run):
+def test_whole_job_leaves_a_complete_run(whole_run):
     folder, done = whole_run
     run = folder / "submissions" / "tiny"
-    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
-    slices = {name for name in files if "/test/" in name}
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} - {".lock", ".lock.pid"}
+    slices = {name for name in files if "/test_logits/" in name}
     fold_files = ("checksums.json", "history.csv", "out_of_fold.npz", "weights.safetensors")
     rows = (run / "submission.csv").read_text().splitlines()
     metrics = json.loads((run / "metrics.json").read_text())
 
     assert slices
     assert files - slices == {
-        *(
-            "checksums.json",
-            "config.yaml",
-            "ensemble.json",
-            "environment.json",
-            "folds.csv",
-            "input.json",
-            "metrics.json",
-        ),
-        *("passes.json", "report.html", "submission.csv", "test.npz", "times.json"),
+        *("cascade.json", "checksums.json", "config.yaml", "ensemble.json", "environment.json", "folds.csv"),
+        *("input.json", "metrics.json", "report.html", "submission.csv", "test_predictions.npz", "times.json"),
         *(f"{name}/fold_{fold}/{file}" for name in ("net", "tutorial") for fold in range(3) for file in fold_files),
     }
     assert rows[0] == "id,label"
     assert [row.split(",")[0] for row in rows[1:]] == [str(number) for number in range(1, NUM_TEST + 1)]
-    assert {row.split(",")[1] for row in rows[1:]} <= set(CLASS_NAMES)
-    assert metrics["blend"]["num_images"] == NUM_TRAIN
-    assert sum(metrics["weights"].values()) == pytest.approx(1)
+    assert {row.split(",")[1] for row in rows[1:]} <= set(CIFAR10.class_names)
+    assert metrics["ensemble"]["scores"]["num_images"] == NUM_TRAIN
+    assert sum(metrics["ensemble"]["weights"].values()) == pytest.approx(1)
     assert "submission, checked: submissions/tiny/submission.csv" in done.stdout
     assert "not for upload: it has 60 rows, Kaggle expects one for each of 300,000 test images" in done.stdout
 
 
-def test_out_of_fold_scores_are_those_of_images_held_out(whole_run):
+def test_out_of_fold_scores_are_those_of_the_validation_images(whole_run):
     folder, _ = whole_run
     run = folder / "submissions" / "tiny"
     table = np.loadtxt(run / "folds.csv", delimiter=",", skiprows=1, dtype=np.int64)
     metrics = json.loads((run / "metrics.json").read_text())
     for fold in range(3):
-        with np.load(run / "net" / f"fold_{fold}" / "out_of_fold.npz") as found:
-            held_out = table[table[:, 2] == fold]
-            assert np.array_equal(found["ids"], held_out[:, 0])
-            accuracy = (found["probabilities"].argmax(1) == held_out[:, 1]).mean()
+        with np.load(run / "net" / f"fold_{fold}" / "out_of_fold.npz") as predictions:
+            validation = table[table[:, 2] == fold]
+            assert np.array_equal(predictions["ids"], validation[:, 0])
+            accuracy = (predictions["logits"].argmax(1) == validation[:, 1]).mean()
         assert metrics["members"]["net"]["folds"][str(fold)]["accuracy"] == pytest.approx(accuracy)
 
 
-def test_kill_in_the_second_fold_and_again_gives_the_same_bytes(whole_run, zip_folder, tmp_path):
+def test_job_killed_in_the_second_fold_resumes_to_the_same_bytes(whole_run, zip_folder, tmp_path):
     folder, _ = whole_run
     shutil.copy(folder / "tiny.yaml", tmp_path)
     command = [sys.executable, ROOT / "run.py", "all", "--config", "tiny.yaml", "--input", str(zip_folder)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
         for line in process.stderr:
-            if "net fold 1: epoch 1 of 2" in line:
+            if "net fold 1: epoch 1/2" in line:
                 process.send_signal(signal.SIGKILL)
                 break
     assert process.returncode == -signal.SIGKILL
@@ -77,47 +69,50 @@ def test_kill_in_the_second_fold_and_again_gives_the_same_bytes(whole_run, zip_f
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
 
     assert done.returncode == 0, done.stderr
-    assert "net fold 1: goes on after epoch 1" in done.stderr
+    assert "net fold 1: resumed after epoch 1" in done.stderr
     assert "net fold 0: epoch" not in done.stderr
+    compared = 0
     for path in folder.joinpath("submissions/tiny").rglob("*"):
         if path.name == "submission.csv" or path.suffix in (".safetensors", ".npz"):
             assert (tmp_path / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
+            compared += 1
+    assert compared > 1 + 1 + 2 * 3 * 2  # submission, test predictions, files of the folds, slices
 
 
-def test_the_finished_run_answers_the_other_commands(whole_run, run_py):
+def test_finished_run_can_be_checked_and_validated(whole_run, run_py):
     folder, _ = whole_run
     (submission,) = folder.glob("submissions/tiny/submission.csv")
-    stamp = submission.stat().st_mtime_ns
+    modified = submission.stat().st_mtime_ns
     checked = run_py("check", submission.relative_to(folder), cwd=folder)
     validated = run_py("validate", "--run", "tiny", cwd=folder)
 
     assert checked.returncode == validated.returncode == 0
-    assert "good to upload (checked against the test images of the run tiny, 60)" in checked.stdout
+    assert "valid (checked against the test images of the run tiny, 60)" in checked.stdout
     assert re.search(
-        r"blend \(net [\d.]+ at temperature [\d.]+, tutorial .*\): out of fold: accuracy 0\.\d{4} \(95 %:",
+        r"ensemble out of fold: accuracy 0\.\d{4} \(95 % CI .*\(net: weight [\d.]+, temperature [\d.]+; tutorial: .*\)",
         validated.stdout,
     )
     assert validated.stdout.count("airplane") == 2
-    assert submission.stat().st_mtime_ns == stamp
+    assert submission.stat().st_mtime_ns == modified
 
 
-def test_reports_are_made_again_by_their_command(whole_run, zip_folder, run_py):
+def test_reports_are_written_again_by_their_command(whole_run, zip_folder, run_py):
     folder, _ = whole_run
     path = folder / "submissions" / "tiny" / "report.html"
     before = path.read_text()
     path.unlink()
-    one, every = (
+    one, overview = (
         run_py("report", "--run", "tiny", "--input", zip_folder, cwd=folder),
         run_py("report", "--all", cwd=folder),
     )
 
     assert one.stdout == "submissions/tiny/report.html\n", one.stderr
     assert path.read_text() == before
-    assert every.stdout == "submissions/index.html\n", every.stderr
+    assert overview.stdout == "submissions/index.html\n", overview.stderr
     assert 'href="tiny/report.html"' in (folder / "submissions" / "index.html").read_text()
 
 
-def test_a_report_before_the_last_fold_or_on_other_images_is_refused(whole_run, run_py, tmp_path, batches_folder):
+def test_report_without_all_folds_or_on_other_images_is_rejected(whole_run, run_py, tmp_path, batches_folder):
     folder, _ = whole_run
     shutil.copytree(folder / "submissions" / "tiny", tmp_path / "submissions" / "tiny")
     other = run_py("report", "--run", "tiny", "--input", batches_folder.parent)
@@ -130,63 +125,69 @@ def test_a_report_before_the_last_fold_or_on_other_images_is_refused(whole_run, 
     assert "Traceback" not in other.stderr + early.stderr
 
 
-def test_quiet_leaves_the_results_alone(whole_run, zip_folder, run_py):
+def test_quiet_prints_only_the_results(whole_run, zip_folder, run_py):
     folder, _ = whole_run
-    done = run_py("predict", "--quiet", "--run", "tiny", "--input", zip_folder, cwd=folder)
+    before, after = (
+        run_py(*words, "--run", "tiny", "--input", zip_folder, cwd=folder)
+        for words in (("--quiet", "predict"), ("predict", "--quiet"))
+    )
 
-    assert done.returncode == 0
-    assert done.stderr == ""
-    assert "submission, checked: submissions/tiny/submission.csv" in done.stdout
+    assert before.returncode == after.returncode == 0
+    assert before.stderr == after.stderr == ""
+    assert before.stdout == after.stdout
+    assert "submission, checked: submissions/tiny/submission.csv" in after.stdout
 
 
-def test_a_changed_recipe_under_the_same_run_is_refused(whole_run, zip_folder, run_py):
+def test_changed_config_for_the_same_run_is_rejected(whole_run, zip_folder, run_py):
     folder, _ = whole_run
     words = ("train", "--run", "tiny", "--input", zip_folder, "--set", "members.net.train.epochs=9")
     done = run_py(*words, cwd=folder)
 
     assert done.returncode == 1
     assert done.stderr.count("\n") <= 4
-    assert "was started with another recipe" in done.stderr
+    assert "was started with another config" in done.stderr
     assert "members.net.train.epochs: 2 -> 9" in done.stderr
 
 
-def test_an_interrupt_tells_how_to_go_on(whole_run, zip_folder, tmp_path):
+def test_interrupted_command_prints_how_to_resume(whole_run, zip_folder, tmp_path):
     folder, _ = whole_run
     shutil.copy(folder / "tiny.yaml", tmp_path)
     command = [sys.executable, ROOT / "run.py", "train", "--config", "tiny.yaml", "--input", str(zip_folder)]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=-1, stderr=-1, text=True, preexec_fn=restore_interrupts
     ) as process:
-        said = []
+        lines = []
         for line in process.stderr:
-            said.append(line)
-            if "net fold 0: epoch 1 of 2" in line:
+            lines.append(line)
+            if "net fold 0: epoch 1/2" in line:
                 process.send_signal(signal.SIGINT)
 
     assert process.returncode == 130
-    assert said[-1] == "stopped; what was finished is saved, the same command goes on from there\n"
-    assert "Traceback" not in "".join(said)
+    assert lines[-1] == "interrupted; progress saved, rerun the same command to resume\n"
+    assert "Traceback" not in "".join(lines)
 
 
-def test_torchvisions_batches_bring_a_test_accuracy(run_py, tmp_path, batches_folder):
+def test_torchvisions_dataset_has_a_test_accuracy(run_py, tmp_path, batches_folder):
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     done = run_py("all", "--config", "tiny.yaml", "--input", batches_folder.parent)
 
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^test images: accuracy 0\.\d{4} \(95 %: .*n = 20$", done.stdout, re.MULTILINE)
+    assert re.search(r"^scored test images: accuracy 0\.\d{4} \(95 % CI .*n = 20$", done.stdout, re.MULTILINE), (
+        done.stdout
+    )
 
 
-def test_the_demo_tells_that_it_is_drawn_and_its_accuracy(run_py, tmp_path):
-    done = run_py("demo", "--set", "machine.num_threads=1")  # another test file runs beside it
-    accuracy = re.search(r"accuracy on the drawn test images that count: accuracy (0\.\d+)", done.stdout)
+def test_demo_is_marked_as_synthetic_and_prints_its_test_accuracy(run_py, tmp_path):
+    done = run_py("demo", "--set", "machine.num_threads=1")  # another test file runs at the same time
+    accuracy = re.search(r"^scored test images: accuracy (0\.\d+)", done.stdout, re.MULTILINE)
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("DEMO: the images are drawn by program.")
+    assert done.stdout.startswith("DEMO: synthetic images.")
     assert float(accuracy[1]) > 0.9
     assert (tmp_path / "submissions" / "demo" / "submission.csv").exists()
 
 
-def test_a_fault_ends_the_process_with_status_1_and_no_traceback(run_py, tmp_path):
+def test_user_error_ends_the_process_with_status_1_and_no_traceback(run_py, tmp_path):
     done = run_py("all")
 
     assert done.returncode == 1

@@ -7,7 +7,7 @@ from conftest import ROOT
 from pipeline.runs.environment import describe_environment
 
 
-def test_description_has_versions_and_no_paths():
+def test_environment_has_versions_and_no_paths():
     environment = describe_environment(2, "cpu", autocast=True)
     text = json.dumps(environment)
 

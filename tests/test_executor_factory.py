@@ -1,15 +1,17 @@
-"""Without ray everything but `--executor ray` works, and that says what to install."""
+"""Without ray everything but `--executor ray` works, and its error names the requirements to install."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
+from pipeline.config import MachineConfig
 from pipeline.errors import ConfigError
-from pipeline.executors.factory import ExecutorOptions
+from pipeline.executors.factory import ExecutorOptions, open_executor
+from pipeline.executors.local import LocalExecutor
+from pipeline.learning.device import Machine
 
-ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_RAY = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -19,7 +21,7 @@ main()
 """
 
 
-def test_ray_is_asked_for_only_when_it_is_wanted(whole_run, zip_folder):
+def test_missing_ray_is_reported_when_it_is_requested(whole_run, zip_folder):
     folder, _ = whole_run
     command = [sys.executable, "-c", WITHOUT_RAY, "train", "--run", "new", "--input", str(zip_folder)]
     done = subprocess.run(
@@ -28,10 +30,16 @@ def test_ray_is_asked_for_only_when_it_is_wanted(whole_run, zip_folder):
     )  # fmt: skip
 
     assert done.returncode == 1
-    assert "error: --executor ray needs ray: pip install -r requirements-cluster.txt" in done.stderr
+    assert "error: --executor ray requires ray: pip install -r requirements-cluster.txt" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_an_address_without_ray_is_told():
-    with pytest.raises(ConfigError, match="goes with --executor ray"):
+def test_address_without_the_ray_executor_is_rejected():
+    with pytest.raises(ConfigError, match="requires --executor ray"):
         ExecutorOptions("local", "auto")
+
+
+def test_a_single_device_needs_no_other_process():
+    machine = Machine()
+    with open_executor(ExecutorOptions(), MachineConfig(), machine) as executor:
+        assert executor == LocalExecutor(machine)

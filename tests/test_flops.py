@@ -1,40 +1,77 @@
+from dataclasses import replace
+
 import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import MemberConfig
-from pipeline.learning.flops import prediction_flop, training_flop
+from pipeline.learning.flops import forward_flops, prediction_flops, training_flops
+from pipeline.learning.models import create_model
+from pipeline.task import CIFAR10
 
 
-def member(**train):
-    return MemberConfig.model_validate({"model": {"name": "airbench94"}, "train": {"epochs": 8, **train}})
+def member(name="airbench94", **train):
+    return MemberConfig.model_validate({"model": {"name": name}, "train": {"epochs": 8, **train}})
 
 
-def test_airbench94_takes_what_its_authors_say():
-    """0.29 PFLOP for 8 epochs of 50,000 images, with 10,000 images in six views (facts of its README)."""
-    whole = training_flop(member(batch_size=2000), 50_000) + prediction_flop(member(), "mirror_shift", 10_000)
+def flops_on_cpu(config, num_images, *, backward):
+    """Count with the real model and real numbers."""
+    model, spec = create_model(config.model, CIFAR10)
+    images = torch.randn(num_images, 3, spec.size, spec.size)
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+        loss = F.cross_entropy(model.train(backward)(images), torch.zeros(num_images, dtype=torch.long))
+        if backward:
+            loss.backward()
+    return counter.get_total_flops()
 
-    assert whole == pytest.approx(0.29e15, rel=0.05)
+
+def test_airbench94_has_the_published_number_of_operations():
+    """0.29 PFLOP for 8 epochs of 50,000 images and 10,000 images in six TTA views (source: README of airbench)."""
+    prediction = 10_000 * prediction_flops(member(), CIFAR10, "flip_translate")
+    total = training_flops(member(batch_size=2000), CIFAR10, 50_000) + prediction
+
+    assert total == pytest.approx(0.29e15, rel=0.05)
 
 
-def test_views_multiply_the_prediction():
-    one, two, six = (prediction_flop(member(), views, 10) for views in ("identity", "mirror", "mirror_shift"))
+@pytest.mark.parametrize("name", ["airbench94", "tutorial_cnn"])
+def test_count_on_the_meta_device_equals_a_count_on_the_cpu(name):
+    config = member(name, epochs=1, batch_size=2)
 
+    assert forward_flops(config, CIFAR10) == flops_on_cpu(config, 2, backward=False) / 2
+    assert training_flops(config, CIFAR10, 2) == flops_on_cpu(config, 2, backward=True)
+
+
+def test_prediction_is_a_forward_pass_per_tta_view():
+    one, two, six = (prediction_flops(member(), CIFAR10, tta) for tta in ("none", "flip", "flip_translate"))
+
+    assert one == forward_flops(member(), CIFAR10)
     assert (two, six) == (2 * one, 6 * one)
 
 
-def test_smaller_pictures_and_a_frozen_first_layer_take_less():
-    whole = training_flop(member(), 1024)
-    small = training_flop(member(progressive_resizing=[{"until": 0.5, "size": 16}]), 1024)
-    frozen = training_flop(member(whiten_bias_epochs=4), 1024)
+def test_progressive_resizing_and_a_frozen_whitening_bias_save_operations():
+    full = training_flops(member(), CIFAR10, 1024)
+    resized = training_flops(member(progressive_resizing=[{"until": 0.5, "size": 16}]), CIFAR10, 1024)
+    frozen = training_flops(member(whiten_bias_epochs=4), CIFAR10, 1024)
 
-    assert 0.55 * whole < small < 0.7 * whole
-    assert 0.9 * whole < frozen < whole
-
-
-def test_images_that_fill_no_batch_are_not_counted():
-    assert training_flop(member(batch_size=512), 1000) == training_flop(member(batch_size=512), 512)
+    assert 0.55 * full < resized < 0.7 * full
+    assert 0.9 * full < frozen < full
 
 
-def test_folds_are_added_up():
-    both = training_flop(member(batch_size=512), 1000, 2000)
+def test_images_of_an_incomplete_batch_are_not_counted():
+    config = member(batch_size=512)
 
-    assert both == training_flop(member(batch_size=512), 1000) + training_flop(member(batch_size=512), 2000)
+    assert training_flops(config, CIFAR10, 1000) == training_flops(config, CIFAR10, 512)
+
+
+def test_operations_of_folds_are_summed():
+    config = member(batch_size=512)
+    both = training_flops(config, CIFAR10, 1000, 2000)
+
+    assert both == training_flops(config, CIFAR10, 1000) + training_flops(config, CIFAR10, 2000)
+
+
+def test_larger_images_of_another_task_take_more_operations():
+    larger = replace(CIFAR10, image_shape=(64, 64, 3))
+
+    assert 3.5 * forward_flops(member(), CIFAR10) < forward_flops(member(), larger)

@@ -5,18 +5,21 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
+from pipeline.config import MemberConfig
 from pipeline.data.image_cache import prepare_images
 from pipeline.data.source import find_source
-from pipeline.config import MemberConfig
-from pipeline.executors.fold_job import PredictRequest, FoldJob
+from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.learning.device import Machine
 from pipeline.learning.predict import tta_views
+from pipeline.learning.train_state import EpochRecord
+from pipeline.predictions import Predictions
 from pipeline.progress import ProgressDisplay
 from pipeline.runs.fold_folder import FoldFolder
-from pipeline.runs.run_folder import FoldTable
+from pipeline.runs.fold_table import FoldTable
+from pipeline.task import CIFAR10
 
 MACHINE = Machine()
-VIEW = ProgressDisplay(Progress(disable=True), 0.0)
+DISPLAY = ProgressDisplay(Progress(disable=True), 0.0)
 MEMBER = MemberConfig.model_validate(
     {
         "model": {"name": "airbench94", "params": {"widths": [4, 8, 8]}},
@@ -27,94 +30,171 @@ MEMBER = MemberConfig.model_validate(
 
 @pytest.fixture
 def make_job(tmp_path):
-    return lambda name: FoldJob("net", MEMBER, 1, 5, "mirror", FoldFolder(tmp_path / name))
+    return lambda name: FoldJob("net", MEMBER, CIFAR10, 1, 5, "flip", FoldFolder(tmp_path / name))
 
 
 @pytest.fixture
 def data(zip_folder, tmp_path):
-    source = find_source(zip_folder)
+    source = find_source(zip_folder, CIFAR10)
     labels = source.labels()
     folds = np.arange(len(labels.ids)) % 4
-    table = FoldTable(labels.ids, labels.classes, folds, np.arange(len(labels.ids)))
+    table = FoldTable(labels.ids, labels.labels, folds, np.arange(len(labels.ids)))
     return prepare_images(source, "train", tmp_path / "cache"), table
 
 
 class Killed(BaseException):
-    """Ends a job as a kill would, at a chosen place."""
+    """Ends a job at a chosen point, as a kill does."""
 
 
-@pytest.mark.parametrize("after", [1, 2, 3], ids=["first epoch", "second epoch", "last epoch, before it is judged"])
-def test_a_job_that_is_killed_goes_on_to_the_same_bytes(make_job, data, monkeypatch, after):
+def train(job, store, table):
+    """Train a fold; return its out-of-fold predictions."""
+    *_, predictions = job.train(MACHINE, store, table, DISPLAY)
+    return predictions
+
+
+def test_training_yields_its_epochs_and_at_last_the_predictions(make_job, data):
     store, table = data
-    whole, killed = make_job("whole"), make_job("killed")
-    list(whole.train(MACHINE, store, table, VIEW))
-    calls = itertools.count(1)
-    keep = FoldFolder.save_checkpoint
+    job, is_saved = make_job("fold"), []
+    results = []
+    for result in job.train(MACHINE, store, table, DISPLAY):
+        results.append(result)
+        checkpoint = job.folder.load_checkpoint()
+        is_saved.append(checkpoint is not None and len(checkpoint[0]) == len(results))
 
-    def keep_and_die(self, *arguments):
-        keep(self, *arguments)
+    *records, predictions = results
+    assert [type(result) for result in results] == [EpochRecord, EpochRecord, EpochRecord, Predictions]
+    assert is_saved == [True, True, True, False]
+    assert [record.epoch for record in records] == [1, 2, 3]
+    assert job.folder.history() == [record.to_row() for record in records]
+    assert job.folder.is_trained
+    assert np.array_equal(predictions.ids, job.folder.out_of_fold().ids)
+    assert np.array_equal(predictions.logits, job.folder.out_of_fold().logits)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3], ids=["first epoch", "second epoch", "last epoch, before its evaluation"])
+def test_killed_job_resumes_to_the_same_bytes(make_job, data, monkeypatch, after):
+    store, table = data
+    uninterrupted, killed = make_job("uninterrupted"), make_job("killed")
+    expected = train(uninterrupted, store, table)
+    calls = itertools.count(1)
+    save = FoldFolder.save_checkpoint
+
+    def save_and_die(self, *arguments):
+        save(self, *arguments)
         if next(calls) == after:
             raise Killed
 
-    monkeypatch.setattr(FoldFolder, "save_checkpoint", keep_and_die)
+    monkeypatch.setattr(FoldFolder, "save_checkpoint", save_and_die)
     with pytest.raises(Killed):
-        list(killed.train(MACHINE, store, table, VIEW))
+        train(killed, store, table)
     assert not killed.folder.is_trained
     monkeypatch.undo()
 
-    list(make_job("killed").train(MACHINE, store, table, VIEW))
+    resumed = train(make_job("killed"), store, table)
 
+    assert resumed.logits.tobytes() == expected.logits.tobytes()
     for name in ("weights.safetensors", "out_of_fold.npz"):
-        assert (killed.folder.path / name).read_bytes() == (whole.folder.path / name).read_bytes()
+        assert (killed.folder.path / name).read_bytes() == (uninterrupted.folder.path / name).read_bytes()
 
 
-def test_the_kept_score_is_that_of_the_reloaded_weights(make_job, data):
+def test_saved_out_of_fold_logits_are_those_of_the_reloaded_weights(make_job, data):
     store, table = data
     job = make_job("fold")
-    list(job.train(MACHINE, store, table, VIEW))
-    held_out = table.folds == 1
-    kept = job.folder.out_of_fold()
-    job.predict_test(MACHINE, store, PredictRequest(np.flatnonzero(held_out), tta_views("mirror"), "all"), VIEW)
+    train(job, store, table)
+    validation = table.is_validation(1)
+    out_of_fold = job.folder.out_of_fold()
+    request = PredictRequest(np.flatnonzero(validation), tta_views("flip"), "all")
+    predictions = job.predict_test(MACHINE, store, request, DISPLAY)
+    saved = job.folder.load_test_slice("all", 0, out_of_fold.ids)
 
-    assert np.array_equal(kept.ids, table.ids[held_out])
-    assert np.array_equal(job.folder.test("all").ids, kept.ids)
-    assert np.array_equal(job.folder.test("all").probabilities, kept.probabilities)
+    assert np.array_equal(out_of_fold.ids, table.ids[validation])
+    assert np.array_equal(predictions.ids, out_of_fold.ids)
+    assert np.array_equal(predictions.logits, out_of_fold.logits)
+    assert np.array_equal(saved.ids, out_of_fold.ids)
+    assert np.array_equal(saved.logits, out_of_fold.logits)
 
 
-def test_a_prediction_that_is_killed_costs_one_slice(make_job, data, monkeypatch):
-    store, table = data
-    monkeypatch.setattr("pipeline.executors.fold_job.SLICE", 50)
-    whole, killed = make_job("whole"), make_job("killed")
-    list(whole.train(MACHINE, store, table, VIEW))
-    shutil.copytree(whole.folder.path, killed.folder.path)
-    rows, views, heard = np.arange(len(store.ids)), tta_views("identity"), []
-    whole.predict_test(MACHINE, store, PredictRequest(rows, views, "all"), VIEW)
-    calls, keep = itertools.count(1), FoldFolder.save_test
+@pytest.fixture
+def two_trained_jobs(make_job, data):
+    """Two jobs with the same weights."""
+    first, second = make_job("first"), make_job("second")
+    train(first, *data)
+    shutil.copytree(first.folder.path, second.folder.path)
+    return first, second
 
-    def keep_and_die(self, *arguments):
-        keep(self, *arguments)
-        heard.append(arguments[1])
+
+def test_killed_prediction_repeats_a_single_slice(two_trained_jobs, data, monkeypatch):
+    store, _ = data
+    monkeypatch.setattr("pipeline.executors.fold_job.SLICE_SIZE", 50)
+    uninterrupted, killed = two_trained_jobs
+    request = PredictRequest(np.arange(len(store.ids)), tta_views("none"), "all")
+    expected = uninterrupted.predict_test(MACHINE, store, request, DISPLAY)
+    calls, save, saved = itertools.count(1), FoldFolder.save_test_slice, []
+
+    def save_and_die(self, *arguments):
+        save(self, *arguments)
+        saved.append(arguments[1])
         if next(calls) == 2:
             raise Killed
 
-    monkeypatch.setattr(FoldFolder, "save_test", keep_and_die)
+    monkeypatch.setattr(FoldFolder, "save_test_slice", save_and_die)
     with pytest.raises(Killed):
-        killed.predict_test(MACHINE, store, PredictRequest(rows, views, "all"), VIEW)
-    killed.predict_test(MACHINE, store, PredictRequest(rows, views, "all"), VIEW)
+        killed.predict_test(MACHINE, store, request, DISPLAY)
+    resumed = killed.predict_test(MACHINE, store, request, DISPLAY)
 
-    assert heard == list(range(-(-len(rows) // 50)))
-    for path in (whole.folder.path / "test").iterdir():
-        assert (killed.folder.path / "test" / path.name).read_bytes() == path.read_bytes()
+    assert saved == list(range(-(-len(store.ids) // 50)))
+    assert resumed.ids.tolist() == store.ids.tolist()
+    assert resumed.logits.tobytes() == expected.logits.tobytes()
+    paths = list((uninterrupted.folder.path / "test_logits").iterdir())
+    assert len(paths) == len(saved)
+    for path in paths:
+        assert (killed.folder.path / "test_logits" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_fold_never_sees_what_it_holds_out(make_job, data):
-    """Other pixels in the images held out change no weight."""
+def test_saved_slices_are_not_predicted_again(two_trained_jobs, data, monkeypatch):
+    store, _ = data
+    monkeypatch.setattr("pipeline.executors.fold_job.SLICE_SIZE", 50)
+    job, _ = two_trained_jobs
+    request = PredictRequest(np.arange(len(store.ids)), tta_views("none"), "all")
+    first = job.predict_test(MACHINE, store, request, DISPLAY)
+    for name in ("build_model", "predict_logits"):
+        monkeypatch.setattr(f"pipeline.executors.fold_job.{name}", None)
+    second = job.predict_test(MACHINE, store, request, DISPLAY)
+
+    assert second.ids.tolist() == store.ids.tolist()
+    assert second.logits.tobytes() == first.logits.tobytes()
+
+
+def test_only_a_corrupted_slice_is_predicted_again(two_trained_jobs, data, monkeypatch):
+    store, _ = data
+    monkeypatch.setattr("pipeline.executors.fold_job.SLICE_SIZE", 50)
+    job, _ = two_trained_jobs
+    request = PredictRequest(np.arange(len(store.ids)), tta_views("none"), "all")
+    first = job.predict_test(MACHINE, store, request, DISPLAY)
+    path = job.folder.path / "test_logits" / "all.002.npz"
+    intact, save, saved = path.read_bytes(), FoldFolder.save_test_slice, []
+    path.write_bytes(intact[:-100])
+
+    def save_and_count(self, *arguments):
+        saved.append(arguments[1])
+        save(self, *arguments)
+
+    monkeypatch.setattr(FoldFolder, "save_test_slice", save_and_count)
+    second = job.predict_test(MACHINE, store, request, DISPLAY)
+
+    assert saved == [2]
+    assert path.read_bytes() == intact
+    assert second.logits.tobytes() == first.logits.tobytes()
+
+
+def test_fold_is_not_trained_on_its_validation_images(make_job, data):
+    """Other pixels in the validation images change no weight."""
     store, table = data
     images = np.array(store.images)
     images[table.folds == 1] = 255 - images[table.folds == 1]
-    list(make_job("one").train(MACHINE, store, table, VIEW))
-    list(make_job("other").train(MACHINE, type(store)(store.ids, images, "", store.folder), table, VIEW))
+    train(make_job("first"), store, table)
+    train(make_job("second"), type(store)(store.ids, images, "", store.folder), table)
 
-    one, other = (make_job(name).folder for name in ("one", "other"))
-    assert (one.path / "weights.safetensors").read_bytes() == (other.path / "weights.safetensors").read_bytes()
-    assert not np.array_equal(one.out_of_fold().probabilities, other.out_of_fold().probabilities)
+    first, second = (make_job(name).folder for name in ("first", "second"))
+    assert (first.path / "weights.safetensors").read_bytes() == (second.path / "weights.safetensors").read_bytes()
+    assert not np.array_equal(first.out_of_fold().logits, second.out_of_fold().logits)

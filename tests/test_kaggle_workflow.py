@@ -37,7 +37,7 @@ main(replace(CIFAR10, num_test={NUM_TEST}))
 
 @pytest.fixture(scope="module")
 def setup(zip_folder, tmp_path_factory):
-    """Start a server and give a working folder, the server, and a function that runs a command with a home and a key."""
+    """Start a server; yield a working folder, the server, and a function that runs a command with a home and a key."""
     folder = tmp_path_factory.mktemp("kaggle")
     home = folder / "home"
     (home / ".kaggle").mkdir(parents=True)

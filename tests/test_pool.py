@@ -1,4 +1,4 @@
-"""Several devices in one machine, each with a process of its own. CPUs stand for them here."""
+"""Several devices in one machine, each with a process of its own. Here the devices are CPUs."""
 
 import os
 import pickle
@@ -13,21 +13,27 @@ import pytest
 import torch
 from rich.progress import Progress
 
+from pipeline.cascade import predict_cascade
+from pipeline.config import CascadeConfig, MachineConfig, MemberConfig
 from pipeline.data.image_cache import prepare_images
 from pipeline.data.source import find_source
-from pipeline.config import MachineConfig, MemberConfig
+from pipeline.ensemble import Ensemble
 from pipeline.errors import RunError, TrainingError
-from pipeline.executors.pool import PoolExecutor, device_names
+from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.executors.local import LocalExecutor
-from pipeline.executors.fold_job import PredictRequest, FoldJob
+from pipeline.executors.pool import PoolExecutor, device_names
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.predict import tta_views
+from pipeline.predictions import join
 from pipeline.progress import ProgressDisplay
 from pipeline.runs.fold_folder import FoldFolder
-from pipeline.runs.run_folder import FoldTable
+from pipeline.runs.fold_table import FoldTable
+from pipeline.task import CIFAR10
 
-VIEW = ProgressDisplay(Progress(disable=True), 0.0)
+DISPLAY = ProgressDisplay(Progress(disable=True), 0.0)
 ONE_THREAD = MachineConfig(num_threads=1, autocast="off")
+ENSEMBLE = Ensemble({"net": 0.9}, {"net": 1.0})
+CASCADE = CascadeConfig(calibration_size=12, max_accuracy_drop=0.01, max_forward_passes=3.0)
 MEMBER = MemberConfig.model_validate(
     {
         "model": {"name": "airbench94", "params": {"widths": [4, 8, 8]}},
@@ -38,9 +44,9 @@ MEMBER = MemberConfig.model_validate(
 
 @pytest.fixture
 def data(zip_folder, tmp_path):
-    source = find_source(zip_folder)
+    source = find_source(zip_folder, CIFAR10)
     labels = source.labels()
-    table = FoldTable(labels.ids, labels.classes, np.arange(len(labels.ids)) % 3, np.arange(len(labels.ids)))
+    table = FoldTable(labels.ids, labels.labels, np.arange(len(labels.ids)) % 3, np.arange(len(labels.ids)))
     return {split: prepare_images(source, split, tmp_path / "cache" / split) for split in ("train", "test")}, table
 
 
@@ -52,54 +58,85 @@ def one_thread():
 
 
 def jobs_in(folder, member=MEMBER):
-    return [FoldJob("net", member, n, n, "mirror", FoldFolder(folder / str(n))) for n in range(3)]
+    return [FoldJob("net", member, CIFAR10, n, n, "flip", FoldFolder(folder / str(n))) for n in range(3)]
 
 
 def run_jobs(executor, folder, data):
+    """Train, predict everything, predict with the cascade; return all results, and the bytes of all files."""
     stores, table = data
     jobs = jobs_in(folder)
-    executor.train(jobs, stores["train"], table, VIEW)
-    asked = PredictRequest(np.arange(len(stores["test"].ids)), tta_views("mirror"), "all")
-    executor.predict([(job, asked) for job in jobs], stores["test"], VIEW)
+    out_of_fold = executor.train(jobs, stores["train"], table, DISPLAY)
+    request = PredictRequest(np.arange(len(stores["test"].ids)), tta_views("flip"), "all")
+    predicted = list(executor.predict([(job, request) for job in jobs], stores["test"], DISPLAY))
+    cascade = predict_cascade(
+        jobs, ENSEMBLE, stores["test"], executor, DISPLAY, config=CASCADE, seed=1, out_of_fold=join(out_of_fold)
+    )
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix in (".safetensors", ".npz")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    return [(part.ids.tolist(), part.logits.tobytes()) for part in (*out_of_fold, *predicted)], cascade, files
 
 
-def test_two_devices_give_the_bytes_of_one(data, tmp_path, one_thread, caplog, monkeypatch):
-    # Whatever a command that another test called has set up: each line is heard once.
+def test_two_devices_give_the_same_bytes_as_one(data, tmp_path, one_thread, caplog, monkeypatch):
+    # Independent of what another test's command has set up: each line is captured once.
     monkeypatch.setattr("pipeline.progress.log.handlers", [caplog.handler])
     monkeypatch.setattr("pipeline.progress.log.propagate", False)
-    with PoolExecutor(("cpu", "cpu"), ONE_THREAD) as devices, caplog.at_level("INFO", "pipeline"):
-        spread = run_jobs(devices, tmp_path / "spread", data)
-    said = [record.getMessage() for record in caplog.records]
+    with PoolExecutor(("cpu", "cpu"), ONE_THREAD) as executor, caplog.at_level("INFO", "pipeline"):
+        predictions, cascade, files = run_jobs(executor, tmp_path / "pool", data)
+    lines = [record.getMessage() for record in caplog.records]
+    local_predictions, local_cascade, local_files = run_jobs(LocalExecutor(one_thread), tmp_path / "local", data)
 
-    assert len(spread) == 3 * 3
-    assert spread == run_jobs(LocalExecutor(one_thread), tmp_path / "local", data)
-    assert sum("on cpu: epoch 2 of 2" in line for line in said) == 3
-    assert sum("on the images held out" in line for line in said) == 3
+    assert len(predictions) == 3 + 3
+    assert predictions == local_predictions
+    assert sum("stage" not in name and "calibration" not in name for name in files) == 3 * 3
+    assert files == local_files
+    assert sum("on cpu: epoch 2/2" in line for line in lines) == 3
+    assert sum("validation accuracy" in line for line in lines) == 3
+    assert cascade.stats.expected_accuracy_drop is not None
+    assert len(cascade.stats.stages) > 1
+    assert cascade.stats == local_cascade.stats
+    assert cascade.forward_passes.tolist() == local_cascade.forward_passes.tolist()
+    assert cascade.predictions.logits.tobytes() == local_cascade.predictions.logits.tobytes()
 
 
-def test_an_error_of_ours_names_its_job(data, tmp_path):
+def test_user_error_of_a_worker_names_its_job(data, tmp_path):
     stores, table = data
     optimizer = {"lr": 1e30}
-    hopeless = MEMBER.model_copy(update={"train": MEMBER.train.model_validate({"epochs": 9, "optimizer": optimizer})})
+    diverging = MEMBER.model_copy(update={"train": MEMBER.train.model_validate({"epochs": 9, "optimizer": optimizer})})
     with (
         PoolExecutor(("cpu",), ONE_THREAD) as executor,
         pytest.raises(TrainingError, match=r"^net fold \d: the loss is (nan|inf) at epoch"),
     ):
-        executor.train(jobs_in(tmp_path, hopeless), stores["train"], table, VIEW)
+        executor.train(jobs_in(tmp_path, diverging), stores["train"], table, DISPLAY)
 
 
-def _die(_number, _job):
+def _die(_index, _job):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_is_killed_is_told():
+def test_killed_worker_is_reported():
     with (
         PoolExecutor(("cpu", "cpu"), ONE_THREAD) as executor,
-        pytest.raises(RunError, match="was killed, most often because the memory ran out"),
+        pytest.raises(RunError, match="was killed, most often because memory ran out"),
     ):
         list(executor.run([(_die, 0, "net fold 0")], print))
+
+
+def _sleep(index, _job):
+    time.sleep(index == 0)
+    return index
+
+
+def test_predictions_keep_the_order_of_their_requests(data, tmp_path, monkeypatch):
+    """The first request takes longest."""
+    requests = [(job, PredictRequest(np.arange(3), tta_views("none"), "all")) for job in jobs_in(tmp_path)]
+    with PoolExecutor(("cpu", "cpu"), ONE_THREAD) as executor:
+        run = executor.run
+        monkeypatch.setattr(
+            executor, "run", lambda tasks, on_message: run([(_sleep, *task[1:3]) for task in tasks], on_message)
+        )
+        results = list(executor.predict(requests, data[0]["test"], DISPLAY))
+
+    assert results == [0, 1, 2]
 
 
 ENDLESS = """
@@ -119,7 +156,7 @@ if __name__ == "__main__":
 """
 
 
-def _runs(pid):
+def _is_running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -127,8 +164,8 @@ def _runs(pid):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
-def test_no_process_outlives_the_one_that_was_started_by_hand(tmp_path):
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_no_worker_outlives_the_main_process(tmp_path):
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ["PYTHONPATH"]])
@@ -139,11 +176,11 @@ def test_no_process_outlives_the_one_that_was_started_by_hand(tmp_path):
     process.kill()
     process.communicate()
     until = time.monotonic() + 20
-    while any(map(_runs, pids)) and time.monotonic() < until:
+    while any(map(_is_running, pids)) and time.monotonic() < until:
         time.sleep(0.1)
 
     assert pids
-    assert not any(map(_runs, pids))
+    assert not any(map(_is_running, pids))
 
 
 def test_every_cuda_device_is_used(monkeypatch):
@@ -153,11 +190,11 @@ def test_every_cuda_device_is_used(monkeypatch):
     assert device_names(Machine(torch.device("cpu"))) == ("cpu",)
 
 
-def test_images_travel_as_the_place_where_they_are(data):
+def test_images_are_pickled_as_their_folder(data):
     store = data[0]["train"]
-    sent = pickle.dumps(store)
-    received = pickle.loads(sent)
+    pickled = pickle.dumps(store)
+    loaded = pickle.loads(pickled)
 
-    assert len(sent) < store.images.nbytes / 10
-    assert np.array_equal(received.images, store.images)
-    assert (received.ids.tolist(), received.checksum) == (store.ids.tolist(), store.checksum)
+    assert len(pickled) < store.images.nbytes / 10
+    assert np.array_equal(loaded.images, store.images)
+    assert (loaded.ids.tolist(), loaded.checksum) == (store.ids.tolist(), store.checksum)

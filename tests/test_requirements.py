@@ -1,4 +1,4 @@
-"""What is installed: pinned, with checksums, with a licence that is told."""
+"""Dependencies are pinned, have checksums, and their licences are listed."""
 
 import re
 from pathlib import Path
@@ -18,13 +18,13 @@ def pins(name):
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-cluster.txt"])
 def test_every_requirement_is_pinned(name):
     lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
-    named = [line for line in lines if line and not line.startswith("-r ")]
+    requirements = [line for line in lines if line and not line.startswith("-r ")]
 
-    assert named
-    assert len(pins(name)) == len(named)
+    assert requirements
+    assert len(pins(name)) == len(requirements)
 
 
-def test_the_hashed_requirements_are_the_same_with_checksums():
+def test_hashed_requirements_are_the_same_with_checksums():
     hashed = pins("requirements-hashes.txt")
 
     assert pins("requirements.txt") <= hashed
@@ -33,14 +33,14 @@ def test_the_hashed_requirements_are_the_same_with_checksums():
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}\b", part) for part in parts)
 
 
-def test_every_package_has_its_licence_listed():
+def test_licence_of_every_package_is_listed():
     text = (ROOT / "docs" / "licences.md").read_text().partition("|---|")[2]
     rows = re.findall(r"\n\| \[?([a-z0-9-]+)\]?\S* \| (\S+) \| .+ \|", text)
 
     assert set(rows) == pins("requirements-hashes.txt")
 
 
-def test_the_cluster_s_files_name_the_ray_that_is_pinned():
+def test_cluster_files_use_the_pinned_ray():
     cluster = yaml.safe_load((ROOT / "docs" / "cluster" / "kuberay.yaml").read_text())
     copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "docs" / "cluster" / "Dockerfile").read_text(), re.MULTILINE)
 

@@ -1,21 +1,33 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 
+from pipeline import predictions
 from pipeline.config import Config
-from pipeline.errors import ConfigError, RunError
-from pipeline.predictions import Predictions
 from pipeline.config_files import override_config
-from pipeline.runs.run_folder import FoldTable, RunFolder
+from pipeline.ensemble import to_probabilities
+from pipeline.errors import ConfigError, RunError
+from pipeline.evaluate import load_combined
+from pipeline.predictions import Predictions, join
+from pipeline.results import Agreement, CascadeStats, Metrics, StageStats
+from pipeline.runs.fold_table import FoldTable
+from pipeline.runs.run_folder import RunFolder
 
 TABLE = FoldTable(np.array([1, 2, 5]), np.array([0, 9, 3]), np.array([0, 1, 0]), np.array([0, 1, 2]))
-PREDICTIONS = Predictions(np.array([1, 5]), np.full((2, 10), 0.1, np.float32))
+PREDICTIONS = Predictions(np.array([1, 5]), np.arange(20, dtype=np.float32).reshape(2, 10))
 HISTORY = [{"epoch": 1, "loss": 2.5}, {"epoch": 2, "loss": 1.25}]
+STATS = CascadeStats(
+    stages=[StageStats(forward_passes=2, num_images=2)],
+    full_forward_passes=2,
+    mean_forward_passes=1.5,
+    agreement=Agreement(num_images=2, models=["net fold 0"], shares=[[1.0]]),
+)
 
 
 @pytest.fixture
@@ -24,70 +36,74 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "-flag", "new\nline", "x" * 65, "a b"])
-def test_a_name_that_is_no_folders_name_is_refused(tmp_path, name):
-    with pytest.raises(RunError, match=r"a run's name has 1 to 64 of"):
+def test_unsafe_run_name_is_rejected(tmp_path, name):
+    with pytest.raises(RunError, match=r"--run .*: expected 1 to 64 of the characters A-Z a-z 0-9 _ \. -"):
         RunFolder(tmp_path, name)
 
 
-def test_a_run_goes_on_with_the_same_recipe_and_input(run):
-    run.begin(Config(), {"train": "aa"}, {"python": "3"})
-    run.begin(override_config(Config(), ["machine.num_workers=2"]), {"train": "aa"}, {"python": "4"})
+def test_run_resumes_with_the_same_config_and_input(run):
+    run.start_or_resume(Config(), {"train": "aa"}, {"python": "3"})
+    run.start_or_resume(override_config(Config(), ["machine.num_workers=2"]), {"train": "aa"}, {"python": "4"})
 
     assert run.config() == Config()
-    assert run.load_json("environment.json") == {"python": "3"}
+    assert run.environment() == {"python": "3"}
 
 
-def test_another_recipe_is_refused_with_the_difference(run):
-    run.begin(Config(), {}, {})
+def test_another_config_is_rejected_with_the_difference(run):
+    run.start_or_resume(Config(), {}, {})
 
-    with pytest.raises(ConfigError, match=r"(?s)first was started with another recipe.*folds\.num_folds: 5 -> 3"):
-        run.begin(override_config(Config(), ["folds.num_folds=3"]), {}, {})
+    with pytest.raises(ConfigError, match=r"(?s)first was started with another config.*folds\.num_folds: 5 -> 3"):
+        run.start_or_resume(override_config(Config(), ["folds.num_folds=3"]), {}, {})
     assert run.config() == Config()
 
 
-def test_other_input_is_refused_with_the_difference(run):
-    run.begin(Config(), {"train_images": "aa"}, {})
+def test_other_input_is_rejected_with_the_difference(run):
+    run.start_or_resume(Config(), {"train_images": "aa"}, {})
 
     with pytest.raises(RunError, match=r"(?s)was started on other input.*train_images: aa -> bb"):
-        run.begin(Config(), {"train_images": "bb"}, {})
+        run.start_or_resume(Config(), {"train_images": "bb"}, {})
 
 
-def test_a_run_that_is_not_there_names_the_others(tmp_path, run):
-    run.begin(Config(), {}, {})
+def test_error_for_a_missing_run_lists_existing_runs(tmp_path, run):
+    run.start_or_resume(Config(), {}, {})
 
-    with pytest.raises(RunError, match=r"there is no run second in .*; there are first"):
+    with pytest.raises(RunError, match=r"there is no run second in .*; existing runs: first"):
         RunFolder(tmp_path, "second").config()
 
 
-def test_folds_come_back(run):
+def test_folds_are_saved_and_loaded(run):
+    assert not run.has_folds
     run.save_folds(TABLE)
-    found = run.folds()
+    loaded = run.folds()
 
-    for name in ("ids", "classes", "folds", "groups"):
-        assert np.array_equal(getattr(found, name), getattr(TABLE, name))
-    assert found.classes_of(np.array([5, 1])).tolist() == [3, 0]
+    assert run.has_folds
+    assert (run.path / "folds.csv").read_text() == "id,label,fold,group\n1,0,0,0\n2,9,1,1\n5,3,0,2\n"
+    for name in ("ids", "labels", "folds", "groups"):
+        assert np.array_equal(getattr(loaded, name), getattr(TABLE, name))
+    assert loaded.labels_for(np.array([5, 1])).tolist() == [3, 0]
+    assert loaded.is_validation(0).tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("text", [None, "id,class,fold,group\n1,2\n", "id,class,fold,group\n1,x,1,1\n"])
-def test_missing_or_damaged_folds_are_told(run, text):
+@pytest.mark.parametrize("text", [None, "id,label,fold,group\n1,2\n", "id,label,fold,group\n1,x,1,1\n"])
+def test_missing_or_corrupted_folds_are_reported(run, text):
     if text is not None:
         run.path.mkdir()
         (run.path / "folds.csv").write_text(text)
 
-    with pytest.raises(RunError, match=r"folds\.csv (can't be read|has not the columns)"):
+    with pytest.raises(RunError, match=r"folds\.csv (can't be read|does not have the columns)"):
         run.folds()
 
 
-def test_a_finished_fold_has_all_and_no_checkpoint(run):
+def test_finished_fold_has_all_files_and_no_checkpoint(run):
     fold = run.fold("net", 2)
     tensors = {"model.a": torch.arange(6.0).reshape(2, 3), "step": torch.tensor(7)}
     assert fold.load_checkpoint() is None
     fold.save_checkpoint(HISTORY, tensors)
-    history, found = fold.load_checkpoint()
+    history, loaded = fold.load_checkpoint()
 
     assert history == HISTORY
-    assert torch.equal(found["model.a"], tensors["model.a"])
-    assert found["step"] == 7
+    assert torch.equal(loaded["model.a"], tensors["model.a"])
+    assert loaded["step"] == 7
     assert not fold.is_trained
 
     fold.finish(HISTORY, {"a": tensors["model.a"]}, PREDICTIONS)
@@ -95,7 +111,8 @@ def test_a_finished_fold_has_all_and_no_checkpoint(run):
     assert fold.load_checkpoint() is None
     assert fold.history() == HISTORY
     assert torch.equal(fold.weights()["a"], tensors["model.a"])
-    assert np.array_equal(fold.out_of_fold().probabilities, PREDICTIONS.probabilities)
+    assert np.array_equal(fold.out_of_fold().ids, PREDICTIONS.ids)
+    assert np.array_equal(fold.out_of_fold().logits, PREDICTIONS.logits)
     assert sorted(p.name for p in fold.path.iterdir()) == [
         "checksums.json",
         "history.csv",
@@ -104,79 +121,141 @@ def test_a_finished_fold_has_all_and_no_checkpoint(run):
     ]
 
 
-def test_slices_of_the_test_images_are_kept_by_round_and_ids(run):
+def test_test_slices_are_found_by_stage_index_and_ids(run):
     fold = run.fold("net", 0)
-    parts = [Predictions(PREDICTIONS.ids[half], PREDICTIONS.probabilities[half]) for half in (slice(2), slice(2, None))]
-    for number, part in enumerate(parts):
-        fold.save_test("round_0", number, part)
+    parts = [PREDICTIONS.select(PREDICTIONS.ids[half]) for half in (slice(1), slice(1, None))]
+    for index, part in enumerate(parts):
+        fold.save_test_slice("stage_0", index, part)
+    loaded = [fold.load_test_slice("stage_0", index, part.ids) for index, part in enumerate(parts)]
 
-    assert fold.has_test("round_0", 1, parts[1].ids)
-    assert not fold.has_test("round_0", 1, parts[0].ids)
-    assert not fold.has_test("round_1", 0, parts[0].ids)
-    assert np.array_equal(fold.test("round_0").probabilities, PREDICTIONS.probabilities)
+    assert fold.load_test_slice("stage_0", 1, parts[0].ids) is None
+    assert fold.load_test_slice("stage_1", 0, parts[0].ids) is None
+    assert np.array_equal(join(loaded).ids, PREDICTIONS.ids)
+    assert np.array_equal(join(loaded).logits, PREDICTIONS.logits)
 
 
-def test_a_run_without_test_predictions_says_so(run):
-    with pytest.raises(RunError, match=r"the run .* has not predicted the test images yet"):
-        run.test()
+def test_missing_test_predictions_are_reported(run):
+    assert not run.has_test_predictions
+    with pytest.raises(RunError, match=r"the run first has no test predictions yet; python run\.py predict"):
+        run.test_predictions()
+    with pytest.raises(RunError, match=r"the run first has no test predictions yet; python run\.py predict"):
+        run.test_results()
+
+
+def test_test_predictions_are_saved_and_loaded_with_their_forward_passes(run):
     run.path.mkdir()
-    run.save_test(PREDICTIONS, np.ones(len(PREDICTIONS.ids), np.int64))
+    run.save_test_predictions(predictions.TestPredictions(PREDICTIONS, np.array([2, 1]), STATS))
+    loaded = run.test_results()
 
-    assert np.array_equal(run.test().ids, PREDICTIONS.ids)
+    assert run.has_test_predictions
+    assert (run.path / "test_predictions.npz").exists()
+    assert (run.path / "cascade.json").exists()
+    assert np.array_equal(run.test_predictions().ids, PREDICTIONS.ids)
+    assert np.array_equal(loaded.predictions.ids, PREDICTIONS.ids)
+    assert np.array_equal(loaded.predictions.logits, PREDICTIONS.logits)
+    assert loaded.forward_passes.tolist() == [2, 1]
+    assert loaded.stats == STATS
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"stages": 1}'], ids=["missing", "empty", "list", "other keys"])
+def test_missing_or_corrupted_results_are_reported_with_the_command_that_writes_them(run, text):
+    run.path.mkdir()
+    run.save_test_predictions(predictions.TestPredictions(PREDICTIONS, np.array([2, 1]), STATS))
+    run.save_metrics(Metrics(members={}))
+    assert run.metrics() == Metrics(members={})
+    for name in ("metrics.json", "cascade.json"):
+        (run.path / name).unlink()
+        if text is not None:
+            (run.path / name).write_text(text)
+
+    with pytest.raises(
+        RunError, match=r"(?s)^\S*metrics\.json can't be read \(.*\); python run\.py validate --run first$"
+    ):
+        run.metrics()
+    with pytest.raises(
+        RunError, match=r"(?s)^\S*cascade\.json can't be read \(.*\); python run\.py predict --run first$"
+    ):
+        run.test_results()
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "out_of_fold.npz"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_truncated_file_is_named(run, name, share):
+def test_truncated_file_is_named(run, name, share):
     fold = run.fold("net", 0)
     fold.finish(HISTORY, {"a": torch.zeros(4)}, PREDICTIONS)
     path = fold.path / name
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
-    with pytest.raises(RunError, match=rf"{name} is damaged .*; delete .*fold_0 to have this fold made again"):
+    message = rf"{name} is corrupted .*; delete .*fold_0 and rerun the same command to recreate this fold"
+    with pytest.raises(RunError, match=message):
         fold.weights() if name.startswith("weights") else fold.out_of_fold()
 
 
-def test_a_write_that_breaks_keeps_what_was_there(run, monkeypatch):
+def test_failed_write_keeps_the_existing_file(run, monkeypatch):
     fold = run.fold("net", 0)
     fold.save_checkpoint(HISTORY, {"a": torch.zeros(4)})
 
-    def full(_):
+    def raise_disk_full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raise_disk_full)
     with pytest.raises(RunError, match=r"checkpoint\.safetensors can't be written: No space left on device"):
         fold.save_checkpoint(HISTORY, {"a": torch.ones(4)})
     assert torch.equal(fold.load_checkpoint()[1]["a"], torch.zeros(4))
     assert [p.name for p in fold.path.iterdir()] == ["checkpoint.safetensors"]
 
 
-def test_a_run_has_one_writer(run, tmp_path):
+@contextmanager
+def another_process_locks(run):
+    """Lock a run in another process, which is killed at the end of the block."""
     code = (
         "import sys, pathlib; from pipeline.runs.run_folder import RunFolder\n"
-        f"with RunFolder(pathlib.Path({str(tmp_path)!r}), 'first').writing():\n"
-        "    print('mine', flush=True); sys.stdin.read()"
+        f"with RunFolder(pathlib.Path({str(run.path.parent)!r}), {run.name!r}).lock():\n"
+        "    print('locked', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=-1, stdout=-1, text=True) as owner:
-        assert owner.stdout.readline() == "mine\n"
-        with pytest.raises(RunError, match=f"being written by process {owner.pid}; wait for it"), run.writing():
-            pass
+        assert owner.stdout.readline() == "locked\n"
+        yield owner
         owner.kill()
-    with run.writing():
-        assert (run.path / ".lock").read_text() == str(os.getpid())
 
 
-def test_a_place_that_can_not_be_written_is_told(tmp_path):
+def test_run_has_a_single_writer(run):
+    with another_process_locks(run) as owner:
+        assert (run.path / ".lock.pid").read_text() == str(owner.pid)
+        message = f"the run first is in use by process {owner.pid}; wait for it, or choose another name with --run"
+        with pytest.raises(RunError, match=message), run.lock():
+            pass
+
+
+def test_lock_of_a_killed_process_is_free(run):
+    with another_process_locks(run) as owner:
+        pass
+    assert (run.path / ".lock.pid").read_text() == str(owner.pid)
+
+    with run.lock():
+        assert (run.path / ".lock.pid").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RunError])
+def test_lock_is_released_after_an_error(run, error):
+    with pytest.raises(error), run.lock():
+        raise error
+
+    with run.lock():
+        pass
+
+
+def test_unwritable_folder_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
 
     with (
         pytest.raises(RunError, match=r"first can't be written: Not a directory"),
-        RunFolder(tmp_path / "file", "first").writing(),
+        RunFolder(tmp_path / "file", "first").lock(),
     ):
         pass
 
 
-def test_times_are_kept_also_of_a_stage_that_is_stopped(run, monkeypatch):
+def test_times_include_an_interrupted_stage(run, monkeypatch):
     clock = iter([10.0, 12.5, 20.0, 24.0])
     monkeypatch.setattr("pipeline.runs.run_folder.time.perf_counter", lambda: next(clock))
     assert run.times() == []
@@ -188,20 +267,21 @@ def test_times_are_kept_also_of_a_stage_that_is_stopped(run, monkeypatch):
     assert run.times() == [{"stage": "prepare", "seconds": 2.5}, {"stage": "train", "seconds": 4.0}]
 
 
-def test_the_members_blend_as_the_ensemble_says(run):
-    run.begin(Config.model_validate({"folds": {"num_folds": 2}, "members": {"a": {}, "b": {}}}), {}, {})
-    said = {"a": [0.9, 0.1], "b": [0.5, 0.5]}
-    for name, values in said.items():
+def test_saved_ensemble_combines_the_out_of_fold_predictions(run):
+    run.start_or_resume(Config.model_validate({"folds": {"num_folds": 2}, "members": {"a": {}, "b": {}}}), {}, {})
+    probabilities = {"a": [0.9, 0.1], "b": [0.5, 0.5]}
+    for name, values in probabilities.items():
         for fold in (0, 1):
-            run.fold(name, fold).finish(
-                [{"epoch": 1}], {}, Predictions(np.array([fold]), np.array([values], np.float32))
-            )
+            part = Predictions.from_probabilities(np.array([fold]), np.array([values], np.float32))
+            run.fold(name, fold).finish([{"epoch": 1}], {}, part)
     run.save_json("ensemble.json", {"temperatures": {"a": 0.5, "b": 1.0}, "weights": {"a": 0.5, "b": 0.5}})
-    blended = run.ensemble_out_of_fold()
+    combined = load_combined(run)
 
     sharpened = 0.81 / 0.82
-    assert blended.ids.tolist() == [0, 1]
-    assert blended.probabilities[0].tolist() == pytest.approx([(sharpened + 0.5) / 2, (0.01 / 0.82 + 0.5) / 2])
+    expected = [(sharpened + 0.5) / 2, (0.01 / 0.82 + 0.5) / 2]
+    assert combined.ids.tolist() == [0, 1]
+    for row in to_probabilities(combined.logits):
+        assert row.tolist() == pytest.approx(expected)
 
 
 def flip_a_bit(path):
@@ -210,18 +290,18 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("harm", [flip_a_bit, lambda path: path.unlink()], ids=["one bit", "deleted"])
+@pytest.mark.parametrize("corrupt", [flip_a_bit, lambda path: path.unlink()], ids=["one bit", "deleted"])
 @pytest.mark.parametrize("name", ["weights.safetensors", "out_of_fold.npz", "history.csv"])
-def test_a_finished_fold_that_was_damaged_is_to_be_made_again(run, name, harm):
+def test_corruption_of_a_finished_fold_is_detected(run, name, corrupt):
     fold = run.fold("net", 0)
     fold.finish(HISTORY, {"a": torch.zeros(4)}, PREDICTIONS)
-    harm(fold.path / name)
+    corrupt(fold.path / name)
 
     assert not fold.is_trained
-    assert fold.broken() == [fold.path / name]
+    assert fold.corrupted() == [fold.path / name]
 
 
-def test_a_finished_fold_of_an_older_version_is_taken_as_it_is(run):
+def test_finished_fold_without_checksums_of_an_older_version_is_accepted(run):
     fold = run.fold("net", 0)
     fold.finish(HISTORY, {"a": torch.zeros(4)}, PREDICTIONS)
     (fold.path / "checksums.json").unlink()
@@ -230,20 +310,22 @@ def test_a_finished_fold_of_an_older_version_is_taken_as_it_is(run):
 
 
 @pytest.mark.parametrize("name", ["folds.csv", "config.yaml", "input.json", "environment.json"])
-def test_a_run_whose_files_were_changed_is_refused(run, name):
-    run.begin(Config(), {"train": "1"}, {"date": "today"})
+def test_edited_file_of_a_run_is_detected(run, name):
+    run.start_or_resume(Config(), {"train": "1"}, {"date": "today"})
     run.save_folds(TABLE)
     flip_a_bit(run.path / name)
 
-    with pytest.raises(RunError, match=rf"^in the run first not as it wrote them: {name};"):
+    with pytest.raises(
+        RunError, match=rf"^files of the run first were changed or deleted since it wrote them: {name};"
+    ):
         run.config()
 
 
-def test_a_damaged_slice_of_the_test_images_is_predicted_again(run, caplog, monkeypatch):
+def test_corrupted_test_slice_is_predicted_again(run, caplog, monkeypatch):
     monkeypatch.setattr("pipeline.progress.log.propagate", True)
     fold = run.fold("net", 0)
-    fold.save_test("round_0", 0, PREDICTIONS)
-    flip_a_bit(fold.path / "test" / "round_0.000.npz")
+    fold.save_test_slice("stage_0", 0, PREDICTIONS)
+    flip_a_bit(fold.path / "test_logits" / "stage_0.000.npz")
 
-    assert not fold.has_test("round_0", 0, PREDICTIONS.ids)
+    assert fold.load_test_slice("stage_0", 0, PREDICTIONS.ids) is None
     assert "it is predicted again" in caplog.text

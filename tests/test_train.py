@@ -1,20 +1,25 @@
 import itertools
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.demo.images import draw_image
 from pipeline.config import MemberConfig
+from pipeline.demo.images import draw_image
+from pipeline.ensemble import to_probabilities
 from pipeline.errors import TrainingError
+from pipeline.learning.airbench import Airbench
 from pipeline.learning.device import Machine
-from pipeline.learning.models import Airbench
+from pipeline.learning.inputs import InputSpec
 from pipeline.learning.predict import predict
-from pipeline.learning.train import TrainState, build_model, train_fold
+from pipeline.learning.train import Trainer, build_model, train_fold
+from pipeline.learning.train_state import EpochRecord, TrainState
+from pipeline.task import CIFAR10
 
-CLASSES = np.arange(96) % 10
-IMAGES = np.stack([draw_image(int(kind), np.random.default_rng(i)) for i, kind in enumerate(CLASSES)])
+LABELS = np.arange(96) % 10
+IMAGES = np.stack([draw_image(int(label), np.random.default_rng(i)) for i, label in enumerate(LABELS)])
 CPU = torch.device("cpu")
 MACHINE = Machine()
 
@@ -23,16 +28,29 @@ MUON = {
     "augment": [{"name": "HorizontalFlip", "params": {"p": 0.5}}],
     "train": {"epochs": 4, "batch_size": 32, "label_smoothing": 0.1, "optimizer": {"muon": {"lr": 0.1}}},
 }
-EMA_AND_MIXES = {
+EMA_AND_MIXUP = {
     "model": {"name": "test_resnet", "params": {"drop_rate": 0.2}},
     "train": {"epochs": 4, "batch_size": 32, "ema_decay": 0.9, "mixup_alpha": 0.5, "cutmix_alpha": 1.0},
 }
-GROWING = {**MUON, "alternating_flip": True, "train": {**MUON["train"], "progressive_resizing": [{"until": 0.5, "size": 24}]}}
+RESIZING = {
+    **MUON,
+    "alternating_flip": True,
+    "train": {**MUON["train"], "progressive_resizing": [{"until": 0.5, "size": 24}]},
+}
 FREEZING = {**MUON, "train": {**MUON["train"], "whiten_bias_epochs": 2}}
+RECORD = EpochRecord(
+    epoch=3,
+    loss=1.5,
+    accuracy=0.25,
+    learning_rates={"sgd": 0.1, "muon": 0.2},
+    seconds=2.0,
+    images_per_second=48.0,
+)
 
 
-def states(member, machine=MACHINE, **options):
-    return list(train_fold(MemberConfig.model_validate(member), IMAGES, CLASSES, seed=5, machine=machine, **options))
+def states(member, machine=MACHINE, *, images=IMAGES, seed=5, **options):
+    config = MemberConfig.model_validate(member)
+    return list(train_fold(config, CIFAR10, images, LABELS, seed=seed, machine=machine, **options))
 
 
 def same(one, other):
@@ -40,37 +58,35 @@ def same(one, other):
 
 
 @pytest.mark.parametrize(
-    "member", [MUON, EMA_AND_MIXES, FREEZING, GROWING], ids=["muon", "ema+mixup+cutmix+dropout", "freezing", "growing"]
+    "member",
+    [MUON, EMA_AND_MIXUP, FREEZING, RESIZING],
+    ids=["muon", "ema+mixup+cutmix+dropout", "freezing", "resizing"],
 )
-def test_a_resumed_training_ends_with_the_same_bytes(member):
-    whole = states(member)
-    began = list(
-        itertools.islice(train_fold(MemberConfig.model_validate(member), IMAGES, CLASSES, seed=5, machine=MACHINE), 2)
-    )
+def test_resumed_training_ends_with_the_same_bytes(member):
+    whole, config = states(member), MemberConfig.model_validate(member)
+    training = train_fold(config, CIFAR10, IMAGES, LABELS, seed=5, machine=MACHINE)
+    interrupted = list(itertools.islice(training, 2))
     torch.manual_seed(12345)
-    resumed = states(member, resume=TrainState(began[-1].history, dict(began[-1].tensors)))
+    resumed = states(member, resume=TrainState(interrupted[-1].history, dict(interrupted[-1].tensors)))
 
     assert [state.num_epochs for state in resumed] == [3, 4]
     assert same(whole[-1].tensors, resumed[-1].tensors)
     assert same(whole[-1].weights(), resumed[-1].weights())
 
 
-def test_workers_do_not_change_a_weight():
+def test_weights_do_not_depend_on_the_number_of_workers():
     with_workers = states(MUON, Machine(num_workers=2))
 
     assert same(states(MUON)[-1].tensors, with_workers[-1].tensors)
 
 
 def test_another_seed_gives_other_weights():
-    member = MemberConfig.model_validate(MUON)
-    one, other = (
-        list(train_fold(member, IMAGES, CLASSES, seed=seed, machine=MACHINE))[-1].weights() for seed in (1, 2)
-    )
+    one, other = (states(MUON, seed=seed)[-1].weights() for seed in (1, 2))
 
     assert not same(one, other)
 
 
-def test_one_step_lowers_the_loss_on_its_batch():
+def test_training_on_one_batch_lowers_its_loss():
     member = {**MUON, "augment": [], "train": {**MUON["train"], "epochs": 12, "batch_size": 96}}
     history = states(member)[-1].history
 
@@ -80,48 +96,112 @@ def test_one_step_lowers_the_loss_on_its_batch():
     assert all(record.images_per_second > 0 for record in history)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched():
+def test_history_has_the_learning_rates_of_sgd_and_muon():
+    """Three steps per epoch, a warm-up over a fifth of the training, linear decay; peaks 0.1 and 0.2."""
+    optimizer = {"lr": 0.1, "norm_bias_lr_scale": 64, "head_lr_scale": 2, "muon": {"lr": 0.2}}
+    rows = states({**MUON, "train": {**MUON["train"], "optimizer": optimizer}})[-1].rows()
+    scales = [0.2 + 0.8 * (2 / 12) / 0.2, (7 / 12) / 0.8, (4 / 12) / 0.8, (1 / 12) / 0.8]
+
+    assert [row["lr_sgd"] for row in rows] == pytest.approx([0.1 * scale for scale in scales])
+    assert [row["lr_muon"] for row in rows] == pytest.approx([0.2 * scale for scale in scales])
+
+
+def test_history_without_muon_has_only_the_learning_rate_of_sgd():
+    member = {"model": {"name": "tutorial_cnn"}, "train": {"epochs": 1, "schedule": {"kind": "constant"}}}
+
+    assert [record.learning_rates for record in states(member)[-1].history] == [{"sgd": 0.1}]
+
+
+def test_epoch_record_is_a_flat_row_in_the_order_of_the_columns():
+    row = RECORD.to_row()
+
+    assert list(row) == ["epoch", "loss", "accuracy", "lr_sgd", "lr_muon", "seconds", "images_per_second"]
+    assert list(row.values()) == [3, 1.5, 0.25, 0.1, 0.2, 2.0, 48.0]
+    assert EpochRecord.from_row(row) == RECORD
+
+
+def test_loss_that_is_not_finite_ends_the_training():
     member = {**MUON, "train": {**MUON["train"], "optimizer": {"lr": 1e30, "weight_decay": 0}}}
-    kept = []
 
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at epoch \d, step \d of 3; .* Lower train\.optim"):
-        kept.extend(train_fold(MemberConfig.model_validate(member), IMAGES, CLASSES, seed=5, machine=MACHINE))
+        states(member)
 
 
-def test_the_whitening_sees_the_images_of_the_fold_alone():
-    member = MemberConfig.model_validate(MUON)
-    one = next(train_fold(member, IMAGES, CLASSES, seed=5, machine=MACHINE)).weights()["stem.weight"]
-    other = next(train_fold(member, 255 - IMAGES // 2, CLASSES, seed=5, machine=MACHINE)).weights()["stem.weight"]
+def test_loss_that_is_not_finite_leaves_the_weights_unchanged():
+    trainer = Trainer(MemberConfig.model_validate(MUON), CIFAR10, MACHINE)
+    torch.nn.init.constant_(trainer.model.head.weight, torch.inf)
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at the only step; .* Lower train\.optim"):
+        trainer.step((torch.from_numpy(IMAGES), torch.from_numpy(LABELS)), 1.0, "the only step")
+    assert same(dict(trainer.model.named_parameters()), before)
+    assert trainer.tensors()["num_updates"] == 0
+
+
+def test_whitening_is_initialised_from_the_images_of_the_fold():
+    one, other = (states(MUON, images=images)[0].weights()["stem.weight"] for images in (IMAGES, 255 - IMAGES // 2))
 
     assert not torch.allclose(one.abs(), other.abs(), rtol=0.01)
 
 
-def test_a_frozen_whitening_bias_stays():
+def test_frozen_whitening_bias_does_not_change():
     biases = [state.tensors["model.stem.bias"] for state in states(FREEZING)]
 
     assert not torch.equal(biases[0], biases[1])
     assert torch.equal(biases[1], biases[3])
 
 
-def test_pictures_grow_as_the_recipe_says(monkeypatch):
-    seen = []
-    forward = Airbench.forward
-    monkeypatch.setattr(Airbench, "forward", lambda net, x: seen.append(tuple(x.shape[-2:])) or forward(net, x))
-    states(GROWING)
+def test_progressive_resizing_follows_the_config(monkeypatch):
+    sizes, forward = [], Airbench.forward
+    monkeypatch.setattr(Airbench, "forward", lambda model, x: sizes.append(tuple(x.shape[-2:])) or forward(model, x))
+    states(RESIZING)
 
-    assert seen == [(24, 24)] * 6 + [(32, 32)] * 6
+    assert sizes == [(24, 24)] * 6 + [(32, 32)] * 6
 
 
-def test_the_average_of_the_weights_is_what_predicts():
-    state = states(EMA_AND_MIXES)[-1]
+def test_moving_average_of_the_weights_is_used_for_inference():
+    state = states(EMA_AND_MIXUP)[-1]
 
     assert torch.equal(state.weights()["conv1.weight"], state.tensors["ema.conv1.weight"])
     assert not torch.equal(state.tensors["ema.conv1.weight"], state.tensors["model.conv1.weight"])
 
 
+def test_built_model_has_the_weights_and_the_input_of_its_task():
+    member, weights = MemberConfig.model_validate(MUON), states(MUON)[-1].weights()
+    model, spec = build_model(member, CIFAR10, CPU, weights)
+
+    assert same(dict(model.state_dict()), weights)
+    assert spec == InputSpec.for_task(CIFAR10)
+
+
+def test_weights_of_another_model_are_rejected():
+    weights = states(MUON)[-1].weights()
+    wider = {**MUON, "model": {"name": "airbench94", "params": {"widths": [4, 8, 16]}}}
+
+    with pytest.raises(TrainingError, match=r"the weights do not match the model airbench94: .*size mismatch"):
+        build_model(MemberConfig.model_validate(wider), CIFAR10, CPU, weights)
+
+
+def test_checkpoint_of_another_model_is_rejected():
+    state = states(MUON)[0]
+
+    with pytest.raises(TrainingError, match=r"the checkpoint does not match the model .*; delete it to restart"):
+        states(EMA_AND_MIXUP, resume=state)
+
+
+def test_model_has_the_classes_and_image_size_of_another_task():
+    task = replace(CIFAR10, class_names=("a", "b", "c", "d", "e"), image_shape=(48, 48, 3))
+    member = MemberConfig.model_validate({"model": {"name": "tutorial_cnn"}, "train": {"epochs": 1, "batch_size": 4}})
+    images = np.random.default_rng(0).integers(0, 256, size=(8, 48, 48, 3), dtype=np.uint8)
+    (state,) = train_fold(member, task, images, np.arange(8) % 5, seed=5, machine=MACHINE)
+
+    assert state.weights()["fc1.weight"].shape == (120, 16 * 9 * 9)
+    assert state.weights()["head.weight"].shape == (5, 84)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_net_is_compiled_once_for_all_folds_and_learns_the_same():
+def test_model_is_compiled_once_for_all_folds_and_trains_to_the_same_weights():
     member = {**MUON, "train": {**MUON["train"], "epochs": 1}}
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -135,10 +215,11 @@ def test_a_net_is_compiled_once_for_all_folds_and_learns_the_same():
 
 
 def test_autocast_trains_and_predicts_on_the_cpu():
-    machine = Machine(autocast=True)
-    state = states(MUON, machine)[-1]
-    model = build_model(MemberConfig.model_validate(MUON), CPU, state.weights())
-    exact, cast = (predict(model, IMAGES, "mirror", Machine(autocast=autocast)) for autocast in (False, True))
+    state = states(MUON, Machine(autocast=True))[-1]
+    model, spec = build_model(MemberConfig.model_validate(MUON), CIFAR10, CPU, state.weights())
+    exact, cast = (
+        to_probabilities(predict(model, spec, IMAGES, "flip", Machine(autocast=autocast))) for autocast in (False, True)
+    )
 
     assert np.isfinite(state.history[-1].loss)
     assert state.weights()["head.weight"].dtype == torch.float32
@@ -146,10 +227,13 @@ def test_autocast_trains_and_predicts_on_the_cpu():
     assert np.allclose(exact, cast, atol=0.05)
 
 
-def test_progress_counts_to_the_end_also_after_a_stop():
-    heard = []
-    began = states(MUON)[1]
-    states(MUON, resume=TrainState(began.history, began.tensors), on_images=lambda *pair: heard.append(pair))
+def test_progress_of_a_resumed_training_counts_all_images():
+    progress, interrupted = [], states(MUON)[1]
+    states(
+        MUON,
+        resume=TrainState(interrupted.history, interrupted.tensors),
+        on_progress=lambda *pair: progress.append(pair),
+    )
 
-    assert heard[0] == (7 * 32, 12 * 32)
-    assert heard[-1] == (12 * 32, 12 * 32)
+    assert progress[0] == (7 * 32, 12 * 32)
+    assert progress[-1] == (12 * 32, 12 * 32)

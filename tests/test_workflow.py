@@ -1,38 +1,80 @@
-"""What the stages decide by themselves; whole jobs are in test_end_to_end.py."""
+"""Context, upload message and evaluation by themselves; whole jobs are in test_end_to_end.py."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.submission.check import upload_instructions
 from pipeline.config import Config
-from pipeline.predictions import Predictions
+from pipeline.config_files import DEFAULT_CONFIG
+from pipeline.context import open_context
+from pipeline.errors import ConfigError, RunError
+from pipeline.results import ClassScores, EnsembleMetrics, Metrics, Scores
+from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
-from pipeline.workflow import DEFAULT_CONFIG, open_work
+from pipeline.submission.check import upload_instructions
+from pipeline.submit import message_of
+from pipeline.task import CIFAR10
+from pipeline.workflow import predict, report, validate
+
+ACCURACY = {"num_images": 1234, "accuracy": 0.91234, "accuracy_95": (0.90987, 0.9148)}
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunFolder(Path("submissions"), "mine")
-    run.begin(Config(seed=7), {}, {"recipe": "the recipe"})
+    run.start_or_resume(Config(seed=7), {}, {"config": "the config"})
     return run
 
 
-def test_a_full_submission_comes_with_the_line_that_uploads_it(run):
-    ids = np.arange(1, 300_001)
-    run.save_test(Predictions(ids, np.full((len(ids), 2), 0.5, np.float32)), np.ones(len(ids), np.int64))
+def test_full_submission_comes_with_the_commands_that_upload_it(run):
+    ensemble = EnsembleMetrics(
+        temperatures={"net": 1.0},
+        weights={"net": 1.0},
+        scores=Scores(**ACCURACY, log_loss=0.3),
+        per_class={"cat": ClassScores(**ACCURACY)},
+        confusion_matrix=[[1]],
+    )
+    run.save_metrics(Metrics(members={}, ensemble=ensemble))
 
-    assert upload_instructions(run, {"blend": {"accuracy": 0.91234, "accuracy_95": (0.90987, 0.9148)}}) == (
+    assert upload_instructions(run.name, run.submission, message_of(run), 300_000, CIFAR10) == (
         "upload it: python run.py submit --run mine\n"
-        "or by the client alone: kaggle competitions submit -c cifar-10 -f submissions/mine/submission.csv "
-        "-m 'mine: the recipe, CV 0.9123 (0.9099 to 0.9148)'"
+        "or with the kaggle client alone: kaggle competitions submit -c cifar-10 -f submissions/mine/submission.csv "
+        "-m 'mine: the config, CV 0.9123 (0.9099 to 0.9148)'"
     )
 
 
-def test_a_run_that_is_there_goes_on_with_its_own_recipe(run):
-    assert open_work(None, Path("input"), "mine").config.seed == 7
-    assert open_work(DEFAULT_CONFIG, Path("input"), "mine").config.seed == 0
-    assert open_work(None, Path("input"), "other").run.name == "other"
-    assert open_work(None, Path("input"), None).run.name == "quick"
+def test_short_submission_is_not_for_upload(run):
+    assert upload_instructions(run.name, run.submission, "message", 60, CIFAR10) == (
+        "not for upload: it has 60 rows, Kaggle expects one for each of 300,000 test images"
+    )
+
+
+def test_existing_run_keeps_its_own_config(run, zip_folder):
+    assert open_context(CIFAR10, input_dir=zip_folder, run_name="mine").config.seed == 7
+    assert open_context(CIFAR10, input_dir=zip_folder, run_name="mine").config_name == "mine"
+    with pytest.raises(ConfigError, match=r"(?s)mine was started with another config.*seed: 7 -> 0"):
+        open_context(CIFAR10, config_path=DEFAULT_CONFIG, input_dir=zip_folder, run_name="mine")
+
+
+def test_new_run_has_the_default_config_and_its_name(run, zip_folder):
+    other = open_context(CIFAR10, input_dir=zip_folder, run_name="other")
+
+    assert (other.run.name, other.config_name, other.config.seed) == ("other", "quick", 0)
+    assert open_context(CIFAR10, input_dir=zip_folder).run.name == "quick"
+
+
+def test_predictions_and_report_need_all_folds(run, zip_folder):
+    ids = np.arange(1, 11)
+    run.save_folds(FoldTable(ids, np.arange(10), ids % 5, ids))
+    context = open_context(CIFAR10, input_dir=zip_folder, run_name="mine")
+    missing = [f"airbench94 fold {fold}" for fold in range(5)]
+
+    assert validate(run, CIFAR10).metrics == run.metrics()
+    assert run.metrics().missing == missing
+    with pytest.raises(RunError, match=f"^run mine: not trained yet: {', '.join(missing)}; python run.py train --run"):
+        predict(context)
+    with pytest.raises(RunError, match=f"^run mine: not trained yet: {', '.join(missing)}; a report needs all"):
+        report(run, zip_folder, CIFAR10)
+    assert not run.submission.exists()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -17,13 +17,14 @@ from pipeline.config_files import build_config, differences, parse_yaml
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import write_json, write_text
 from pipeline.predictions import Predictions, TestPredictions
-from pipeline.results import CascadeStats, Metrics
+from pipeline.results import CascadeStats, Metrics, Result
 from pipeline.runs.checksums import Checksums
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.prediction_files import load_predictions, read_errors, save_predictions
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+ResultType = TypeVar("ResultType", bound=Result)
 METRICS, ENSEMBLE, CASCADE, TIMES = "metrics.json", "ensemble.json", "cascade.json", "times.json"
 
 
@@ -175,11 +176,8 @@ class RunFolder:
         self.save_json(METRICS, metrics.model_dump(mode="json"))
 
     def metrics(self) -> Metrics:
-        """Return the metrics of the last evaluation. Raises RunError."""
-        try:
-            return Metrics.model_validate(self.load_json(METRICS))
-        except ValueError as error:
-            raise RunError(f"{self.metrics_path} can't be read ({error}); python run.py validate") from None
+        """Return the metrics of the last evaluation. Raises RunError if they are missing or corrupted."""
+        return self._load_result(METRICS, Metrics, "validate")
 
     def save_test_predictions(self, test: TestPredictions) -> None:
         """Save the ensemble's test predictions, and how the cascade made them."""
@@ -202,7 +200,15 @@ class RunFolder:
         predictions = self.test_predictions()
         with read_errors(self._test_predictions), np.load(self._test_predictions, allow_pickle=False) as arrays:
             forward_passes = arrays["forward_passes"]
-        return TestPredictions(predictions, forward_passes, CascadeStats.model_validate(self.load_json(CASCADE)))
+        return TestPredictions(predictions, forward_passes, self._load_result(CASCADE, CascadeStats, "predict"))
+
+    def _load_result(self, name: str, result: type[ResultType], command: str) -> ResultType:
+        """Read a typed result, which a command writes. Raises RunError."""
+        path = self.path / name
+        try:
+            return result.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} can't be read ({error}); python run.py {command} --run {self.name}") from None
 
 
 def _others(submissions: Path) -> str:

@@ -1,4 +1,4 @@
-"""The job that the cluster's tests run."""
+"""The job of the cluster tests."""
 
 import re
 import time
@@ -7,7 +7,7 @@ from faults.harness import Job
 
 CONFIG = """
 members:
-  net:
+  airbench:
     model: {name: airbench94, params: {widths: [4, 8, 8]}}
     augment:
       - {name: HorizontalFlip, params: {p: 0.5}}
@@ -16,28 +16,28 @@ members:
     model: {name: tutorial_cnn}
     train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
 folds: {num_folds: 3}
-predict: {selective: {sample: 20}}
+predict: {cascade: {calibration_size: 20}}
 machine: {num_threads: 1}
 """
 
 
 class ClusterJob(Job):
-    """The whole job, with more epochs and members than the one that is harmed."""
+    """The whole job, with more epochs and members than in the fault tests."""
 
     @classmethod
     def with_epochs(cls, folder, *options, epochs=12):
-        recipe = CONFIG.replace("epochs: 12", f"epochs: {epochs}")
-        return cls.new(folder, extra=options, recipe=recipe, num_train=300)
+        config = CONFIG.replace("epochs: 12", f"epochs: {epochs}")
+        return cls.new(folder, extra=options, config=config, num_train=300)
 
     def wait_for(self, process, pattern):
-        """Wait until the job says something; return the match."""
+        """Wait for a pattern in the output; return the match."""
         while process.poll() is None:
-            found = re.search(pattern, self.said())
-            if found:
-                return found
+            match = re.search(pattern, self.output())
+            if match:
+                return match
             time.sleep(0.05)
-        raise AssertionError(f"it ended without saying {pattern}:\n{self.said()}")
+        raise AssertionError(f"the job ended without the output {pattern}:\n{self.output()}")
 
     def succeed(self, process=None):
-        ended = self.ended(process or self.start())
-        assert ended.status == 0, ended.said
+        finished = self.wait(process or self.start())
+        assert finished.status == 0, finished.output

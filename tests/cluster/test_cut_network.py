@@ -1,4 +1,4 @@
-"""Two hosts, each a network namespace of its own with a node of a Ray cluster, and the cable between them is cut."""
+"""Two Ray nodes in network namespaces of their own lose their connection."""
 
 import os
 import shutil
@@ -11,21 +11,21 @@ from cluster_job import ClusterJob
 
 HEAD, OTHER = "10.231.7.1", "10.231.7.2"
 RAY = str(Path(sys.executable).with_name("ray"))
-# The namespaces have no way out, so what keeps other tests from the network need not be there.
+# The namespaces have no route to other networks, so the guard of the other tests is not needed.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
     "RAY_worker_niceness": "0",
-    "RAY_AUTH_MODE": "token",  # as docs/cluster.md has it
+    "RAY_AUTH_MODE": "token",  # as in docs/cluster.md
     "RAY_AUTH_TOKEN": "5" * 64,
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_failure_threshold": "3",
 }
 
 
-def ip(*words, check=True):
-    return subprocess.run(["ip", *words], capture_output=True, text=True, check=check)
+def ip(*arguments, check=True):
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=check)
 
 
-def _can_make_hosts():
+def _can_create_hosts():
     name = f"probe-{os.getpid()}"
     if shutil.which("ip") is None or ip("netns", "add", name, check=False).returncode:
         return False
@@ -36,13 +36,13 @@ def _can_make_hosts():
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(not _can_make_hosts(), reason="needs iproute2, and the right to make network namespaces"),
+    pytest.mark.skipif(not _can_create_hosts(), reason="needs iproute2, and the right to create network namespaces"),
 ]
 
 
 @pytest.fixture
 def hosts():
-    """Two namespaces that a cable joins, with a node of one core each; the first is the head."""
+    """Two namespaces that a virtual cable connects, with a node of one core each; the first is the head."""
     names = [f"host-{n}-{os.getpid()}" for n in (1, 2)]
     for name in names:
         ip("netns", "add", name)
@@ -62,25 +62,29 @@ def hosts():
             ip("netns", "delete", name, check=False)
 
 
-def _start_node(host, address, *words):
+def _start_node(host, address, *arguments):
     command = [RAY, "start", "--node-ip-address", address, "--num-cpus", "1", "--object-store-memory", "104857600"]
-    done = subprocess.run(
-        ["ip", "netns", "exec", host, *command, *words], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    process = subprocess.run(
+        ["ip", "netns", "exec", host, *command, *arguments],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 class HostJob(ClusterJob):
-    """The job, typed on the first host."""
+    """The job with its driver on a host."""
 
     def on(self, host):
         self._command = ["ip", "netns", "exec", host, *self._command]
         return self
 
 
-def test_a_cut_cable_costs_no_byte(hosts, tmp_path, monkeypatch):
-    whole = ClusterJob.with_epochs(tmp_path / "whole", epochs=60)
-    whole.succeed()
+def test_lost_connection_does_not_change_the_results(hosts, tmp_path, monkeypatch):
+    reference = ClusterJob.with_epochs(tmp_path / "reference", epochs=60)
+    reference.succeed()
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("PYTHONPATH")
@@ -88,12 +92,12 @@ def test_a_cut_cable_costs_no_byte(hosts, tmp_path, monkeypatch):
         hosts[0]
     )
     process = job.start()
-    # Both hosts have the same name, so nodes are told apart by what follows the colon.
-    places = set()
-    while len(places) < 2:
-        places.add(job.wait_for(process, rf"net fold \d on \S+:(?!{'|'.join(places) or '!'})(\w+): epoch")[1])
+    # Both hosts have the same name; the part after the colon identifies a node.
+    nodes = set()
+    while len(nodes) < 2:
+        nodes.add(job.wait_for(process, rf"airbench fold \d on \S+:(?!{'|'.join(nodes) or '!'})(\w+): epoch")[1])
     ip("-n", hosts[1], "link", "set", "cable", "down")
     job.wait_for(process, r"was lost")
     job.succeed(process)
 
-    assert job.results() == whole.results()
+    assert job.results() == reference.results()
