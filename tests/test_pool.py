@@ -33,7 +33,7 @@ from pipeline.task import CIFAR10
 DISPLAY = ProgressDisplay(Progress(disable=True), 0.0)
 ONE_THREAD = MachineConfig(num_threads=1, autocast="off")
 ENSEMBLE = Ensemble({"net": 0.9}, {"net": 1.0})
-CASCADE = CascadeConfig(calibration_size=12, max_accuracy_drop=0.01, max_forward_passes=3.0)
+CASCADE = CascadeConfig(calibration_size=12, max_accuracy_drop=0.0, max_forward_passes=4.5)
 MEMBER = MemberConfig.model_validate(
     {
         "model": {"name": "airbench94", "params": {"widths": [4, 8, 8]}},

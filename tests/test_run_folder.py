@@ -301,7 +301,7 @@ def test_corruption_of_a_finished_fold_is_detected(run, name, corrupt):
     assert fold.corrupted() == [fold.path / name]
 
 
-def test_finished_fold_without_checksums_of_an_older_version_is_accepted(run):
+def test_finished_fold_without_checksums_is_accepted(run):
     fold = run.fold("net", 0)
     fold.finish(HISTORY, {"a": torch.zeros(4)}, PREDICTIONS)
     (fold.path / "checksums.json").unlink()

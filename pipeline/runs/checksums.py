@@ -10,7 +10,7 @@ CHECKSUMS_JSON = "checksums.json"
 
 
 class Checksums:
-    """The checksums of a folder's files. Without checksums.json, of a run of an older version, nothing is checked."""
+    """The checksums of a folder's files. Without checksums.json nothing is checked."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / CHECKSUMS_JSON

@@ -61,8 +61,7 @@ class FoldFolder:
         with read_errors(self._checkpoint), safe_open(self._checkpoint, "pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            # Checkpoints of older versions have no checksum.
-            if metadata.get("sha256", "") not in ("", _checksum(tensors)):
+            if metadata["sha256"] != _checksum(tensors):
                 raise ValueError("its checksum is wrong")
             return json.loads(metadata["history"]), tensors
 

@@ -36,7 +36,7 @@ def all_faults(reference: Job, seconds: float) -> Iterator[Fault]:
     """Yield every fault; `seconds` is the duration of the reference job."""
     yield partial(two_writers, reference, seconds)
     yield partial(worker_killed, reference, seconds)
-    yield partial(older_run, reference)
+    yield partial(files_missing, reference)
     yield partial(clock_set_back, reference)
     for is_finished in (True, False):
         yield partial(read_only, reference, seconds, is_finished)
@@ -167,14 +167,14 @@ def worker_killed(reference: Job, seconds: float, folder: Path) -> list[Result]:
     return [("data worker killed", classify(job, reference, finished) if is_clear else LOST, output)]
 
 
-def older_run(reference: Job, folder: Path) -> list[Result]:
-    """Delete the files that older versions did not write."""
+def files_missing(reference: Job, folder: Path) -> list[Result]:
+    """Delete the files that a run can do without."""
     job = reference.copy(folder)
     for path in files_of(job.run):
         if path.name in ("checksums.json", "times.json", "report.html"):
             path.unlink()
     finished = job.finish()
-    return [("run of an older version", classify(job, reference, finished), finished.output)]
+    return [("optional files missing", classify(job, reference, finished), finished.output)]
 
 
 def clock_set_back(reference: Job, folder: Path) -> list[Result]:
