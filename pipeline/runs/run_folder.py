@@ -21,7 +21,7 @@ from pipeline.results import CascadeStats, Metrics, Result
 from pipeline.runs.checksums import Checksums
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
-from pipeline.runs.prediction_files import load_predictions, read_errors, save_predictions
+from pipeline.runs.prediction_files import CorruptedFileError, load_predictions, read_errors, save_predictions
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 ResultType = TypeVar("ResultType", bound=Result)
@@ -193,14 +193,24 @@ class RunFolder:
         """Return the ensemble's test predictions. Raises RunError if there are none."""
         if not self.has_test_predictions:
             raise RunError(f"the run {self.name} has no test predictions yet; python run.py predict --run {self.name}")
-        return load_predictions(self._test_predictions)
+        with self._test_predictions_errors():
+            return load_predictions(self._test_predictions)
 
     def test_results(self) -> TestPredictions:
         """Return the test predictions with the cascade's statistics. Raises RunError if there are none."""
         predictions = self.test_predictions()
-        with read_errors(self._test_predictions), np.load(self._test_predictions, allow_pickle=False) as arrays:
-            forward_passes = arrays["forward_passes"]
+        with self._test_predictions_errors(), read_errors(self._test_predictions):
+            with np.load(self._test_predictions, allow_pickle=False) as arrays:
+                forward_passes = arrays["forward_passes"]
         return TestPredictions(predictions, forward_passes, self._load_result(CASCADE, CascadeStats, "predict"))
+
+    @contextmanager
+    def _test_predictions_errors(self) -> Iterator[None]:
+        """Replace the remedy for corrupted files of a fold."""
+        try:
+            yield
+        except CorruptedFileError as error:
+            raise RunError(f"{error.reason}; python run.py predict --run {self.name} writes it again") from None
 
     def _load_result(self, name: str, result: type[ResultType], command: str) -> ResultType:
         """Read a typed result, which a command writes. Raises RunError."""
