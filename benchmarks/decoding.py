@@ -11,9 +11,9 @@ import numpy as np
 import py7zr
 from PIL import Image
 
-from pipeline.data.archive import decode_stream
 from pipeline.data.prepare import prepare
 from pipeline.data.seven_zip_header import read_header
+from pipeline.data.seven_zip_reader import decode_stream
 from pipeline.data.source import find_source
 from pipeline.demo.dataset import make_synthetic_dataset
 from pipeline.task import CIFAR10

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import CascadeConfig
 from pipeline.data.image_cache import ImageStore
-from pipeline.ensemble import Ensemble, Probabilities, mean_logits, to_probabilities
+from pipeline.ensemble import Ensemble, Probabilities, mean_logits
 from pipeline.executors.executor import Executor
 from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.learning.exit_rule import (
@@ -28,11 +28,12 @@ from pipeline.learning.exit_rule import (
 )
 from pipeline.learning.flops import forward_flops
 from pipeline.learning.predict import tta_views
-from pipeline.predictions import Predictions, TestPredictions
+from pipeline.predictions import CascadePredictions, Predictions
 from pipeline.progress import ProgressDisplay, log
 from pipeline.results import Agreement, CascadeStats, StageStats
+from pipeline.temperature_scaling import to_probabilities
 
-MIN_TEST_IMAGES = 5  # times the calibration sample; with fewer, the sample costs more than it saves
+MIN_TEST_TO_SAMPLE_RATIO = 5  # with fewer test images the calibration sample costs more than it saves
 MIN_WEIGHT = 1e-6  # members with less weight are skipped
 CALIBRATION, STAGE = "calibration", "stage"  # names of the saved slices
 
@@ -47,55 +48,55 @@ def predict_cascade(
     config: CascadeConfig | None,
     seed: int,
     out_of_fold: Predictions,
-) -> TestPredictions:
-    """Predict the test images with the folds of all members that have a weight in the ensemble.
+) -> CascadePredictions:
+    """Predict the test images with the fold models of all members that have a weight in the ensemble.
 
     With a cascade config, images exit early; `out_of_fold` are the ensemble's predictions that define the distribution
     for which the accuracy drop is stated. Without one, or with few test images, every image gets the full ensemble.
     """
     predictor = _EnsemblePredictor(jobs, ensemble, store, executor, display)
     num_images = len(store.ids)
-    if config is None or num_images < MIN_TEST_IMAGES * config.calibration_size:
+    if config is None or num_images < MIN_TEST_TO_SAMPLE_RATIO * config.calibration_size:
         return _predict_full(predictor)
     stages = plan_stages(len(predictor.jobs), predictor.jobs[0].tta)
     sample = np.sort(np.random.default_rng(seed).permutation(num_images)[: config.calibration_size])
-    calibration = _calibrate(predictor, stages, sample, config.max_accuracy_drop, out_of_fold)
+    fit = _fit_thresholds(predictor, stages, sample, config.max_accuracy_drop, out_of_fold)
     full_passes = sum(map(num_forward_passes, stages))
     probabilities = np.empty((num_images, out_of_fold.logits.shape[1]), np.float32)
     forward_passes = np.zeros(num_images, np.int64)
-    probabilities[sample], forward_passes[sample] = calibration.probabilities, full_passes
+    probabilities[sample], forward_passes[sample] = fit.probabilities, full_passes
     rows, stats = np.setdiff1d(np.arange(num_images), sample), []
     for index, stage in enumerate(stages):
         if not len(rows):
             break
         is_last = index + 1 == len(stages)
-        probabilities[rows] = predictor.run_stage(stage, f"{STAGE}_{index}", rows, keep=not is_last)
+        probabilities[rows] = predictor.run_stage(stage, f"{STAGE}_{index}", rows, keep_logits=not is_last)
         forward_passes[rows] += num_forward_passes(stage)
         stage_stats = StageStats(forward_passes=num_forward_passes(stage), num_images=len(rows))
         if not is_last:
             budget = config.max_forward_passes * num_images - float(forward_passes.sum())
             max_images = max(0, int(budget / num_forward_passes(stages[index + 1])))
-            threshold = calibration.thresholds.margins[index]
+            threshold = fit.thresholds.thresholds[index]
             wanted = needs_more_models(probabilities[rows], threshold, len(rows))
             within_budget = needs_more_models(probabilities[rows], threshold, max_images)
-            stage_stats = stage_stats.model_copy(update={"over_budget": int(wanted.sum() - within_budget.sum())})
+            stage_stats = stage_stats.model_copy(update={"num_budget_exits": int(wanted.sum() - within_budget.sum())})
             rows = rows[within_budget]
-            predictor.keep_rows(rows)
+            predictor.discard_other_rows(rows)
         stats.append(stage_stats)
     cascade = CascadeStats(
         stages=stats,
         full_forward_passes=full_passes,
         mean_forward_passes=float(forward_passes.mean()),
-        agreement=calibration.agreement,
+        agreement=fit.agreement,
         calibration_size=len(sample),
-        exit_thresholds=list(calibration.thresholds.margins),
-        expected_accuracy_drop=calibration.thresholds.expected_accuracy_drop,
+        exit_thresholds=list(fit.thresholds.thresholds),
+        expected_accuracy_drop=fit.thresholds.expected_accuracy_drop,
     )
-    return _finish(store, probabilities, forward_passes, cascade)
+    return _log_and_pack(store, probabilities, forward_passes, cascade)
 
 
 def max_prediction_flops(jobs: Sequence[FoldJob], config: CascadeConfig | None, num_images: int) -> float:
-    """Return the operations of predicting the test images at most, the calibration sample left aside."""
+    """Return an upper bound of the FLOPs of predicting the test images, without the calibration sample."""
     passes: float = len(jobs) * len(tta_views(jobs[0].tta))
     if config is not None:
         passes = min(passes, config.max_forward_passes)
@@ -110,61 +111,62 @@ def format_cascade_stats(stats: CascadeStats, num_images: int) -> str:
     passes, stages = 0, []
     for stage in stats.stages:
         passes += stage.forward_passes
-        stages.append(f"{stage.num_images:,} images >= {passes}")
-    over_budget = sum(stage.over_budget for stage in stats.stages)
-    limited = f", compute budget reached for {over_budget:,} images" if over_budget else ""
+        stages.append(f"{stage.num_images:,} images at least {passes}")
+    num_budget_exits = sum(stage.num_budget_exits for stage in stats.stages)
+    limited = f"; {num_budget_exits:,} early exits because the compute budget was exhausted" if num_budget_exits else ""
     return (
-        f"cascade: forward passes (models x TTA views): {', '.join(stages)}, calibration sample of "
-        f"{stats.calibration_size:,} images {full}; mean {mean:.2f}, {full / mean:.1f} times fewer than the full "
-        f"ensemble; expected accuracy drop {stats.expected_accuracy_drop:.5f}{limited}"
+        f"cascade: forward passes (models x TTA views) per image: {', '.join(stages)}, {stats.calibration_size:,} "
+        f"calibration images {full}; mean {mean:.2f} (full ensemble: {full / mean:.1f}x); "
+        f"expected accuracy drop {stats.expected_accuracy_drop:.5f}{limited}"
     )
 
 
 @dataclass(frozen=True)
-class _Calibration:
+class _ThresholdFit:
     probabilities: Probabilities
     thresholds: ExitThresholds
     agreement: Agreement
 
 
-def _predict_full(predictor: "_EnsemblePredictor") -> TestPredictions:
+def _predict_full(predictor: "_EnsemblePredictor") -> CascadePredictions:
     (stage,) = plan_full_ensemble(len(predictor.jobs), predictor.jobs[0].tta)
     num_images, passes = len(predictor.store.ids), num_forward_passes(stage)
-    probabilities = predictor.run_stage(stage, f"{STAGE}_0", np.arange(num_images), keep=False)
+    probabilities = predictor.run_stage(stage, f"{STAGE}_0", np.arange(num_images), keep_logits=False)
     stats = CascadeStats(
         stages=[StageStats(forward_passes=passes, num_images=num_images)],
         full_forward_passes=passes,
         mean_forward_passes=passes,
         agreement=predictor.agreement(),
     )
-    return _finish(predictor.store, probabilities, np.full(num_images, passes), stats)
+    return _log_and_pack(predictor.store, probabilities, np.full(num_images, passes), stats)
 
 
-def _finish(
+def _log_and_pack(
     store: ImageStore, probabilities: Probabilities, forward_passes: NDArray[np.int64], stats: CascadeStats
-) -> TestPredictions:
+) -> CascadePredictions:
     log.info("%s", format_cascade_stats(stats, len(store.ids)))
-    return TestPredictions(Predictions.from_probabilities(store.ids, probabilities), forward_passes, stats)
+    return CascadePredictions(Predictions.from_probabilities(store.ids, probabilities), forward_passes, stats)
 
 
-def _calibrate(
+def _fit_thresholds(
     predictor: "_EnsemblePredictor",
     stages: Sequence[Stage],
     sample: NDArray[np.int64],
     max_accuracy_drop: float,
     out_of_fold: Predictions,
-) -> _Calibration:
+) -> _ThresholdFit:
     """Run the full ensemble on a calibration sample, and fit the exit thresholds."""
-    after_stages = [
-        predictor.run_stage(stage, f"{CALIBRATION}_{index}", sample, keep=True) for index, stage in enumerate(stages)
+    stage_probabilities = [
+        predictor.run_stage(stage, f"{CALIBRATION}_{index}", sample, keep_logits=True)
+        for index, stage in enumerate(stages)
     ]
-    # Out of fold, one fold predicts each image: compare with the predictions of one fold on the sample.
+    # Out of fold, each image is predicted by the models of one fold: compare with those of one fold on the sample.
     validation_margins = margins(to_probabilities(out_of_fold.logits))
-    weights = importance_weights(validation_margins, margins(predictor.first_fold()))
-    thresholds = fit_exit_thresholds(after_stages, max_accuracy_drop, weights)
+    image_weights = importance_weights(validation_margins, margins(predictor.first_fold_probabilities()))
+    thresholds = fit_exit_thresholds(stage_probabilities, max_accuracy_drop, image_weights)
     agreement = predictor.agreement()
     predictor.reset()
-    return _Calibration(after_stages[-1], thresholds, agreement)
+    return _ThresholdFit(stage_probabilities[-1], thresholds, agreement)
 
 
 class _EnsemblePredictor:
@@ -181,55 +183,55 @@ class _EnsemblePredictor:
         executor: Executor,
         display: ProgressDisplay,
     ) -> None:
-        weights = ensemble.weights
-        used = [job for job in jobs if weights[job.name] > MIN_WEIGHT]
-        self.jobs = sorted(used, key=lambda job: (job.fold, -weights[job.name], job.name))
+        member_weights = ensemble.weights
+        used = [job for job in jobs if member_weights[job.member_name] > MIN_WEIGHT]
+        self.jobs = sorted(used, key=lambda job: (job.fold, -member_weights[job.member_name], job.member_name))
         self.store = store
         self._ensemble, self._executor, self._display = ensemble, executor, display
         self.reset()
 
     def reset(self) -> None:
-        """Forget all logits."""
+        """Discard all logits."""
         self._parts: list[list[tuple[float, Predictions]]] = [[] for _ in self.jobs]
         self._labels: dict[int, NDArray[np.uint8]] = {}
 
-    def run_stage(self, stage: Stage, name: str, rows: NDArray[np.int64], *, keep: bool) -> Probabilities:
+    def run_stage(self, stage: Stage, name: str, rows: NDArray[np.int64], *, keep_logits: bool) -> Probabilities:
         """Run a stage on some images; return the ensemble's probabilities [rows, classes] by all stages so far.
 
-        Without `keep`, for the last stage, each model's logits are dropped as soon as they are averaged.
+        Without `keep_logits`, for the last stage, each model's logits are dropped as soon as they are averaged.
         """
         requests = [(self.jobs[p.model], PredictRequest(rows, p.views, name)) for p in stage]
-        weights = {p.model: sum(view.weight for view in p.views) for p in stage}
+        view_weights = {p.model: sum(view.weight for view in p.views) for p in stage}
         predicted = self._executor.predict(requests, self.store, self._display)
 
         def members() -> Iterator[tuple[str, Predictions]]:
             for model, job in enumerate(self.jobs):
-                if model in weights:
-                    self._parts[model].append((weights[model], next(predicted)))
+                if model in view_weights:
+                    self._parts[model].append((view_weights[model], next(predicted)))
                 if self._parts[model]:
                     predictions = self._mean(model)
                     self._labels[model] = predictions.labels.astype(np.uint8)
-                    if not keep:
+                    if not keep_logits:
                         self._parts[model] = []
-                    yield job.name, predictions
+                    yield job.member_name, predictions
 
         return self._ensemble.probabilities(members())[1]
 
-    def keep_rows(self, rows: NDArray[np.int64]) -> None:
-        """Drop the logits of all images but some rows of the store."""
+    def discard_other_rows(self, rows: NDArray[np.int64]) -> None:
+        """Discard the logits of all images but some rows of the store."""
         ids = self.store.ids[rows]
         self._parts = [[(weight, part.select(ids)) for weight, part in parts] for parts in self._parts]
 
-    def first_fold(self) -> Probabilities:
+    def first_fold_probabilities(self) -> Probabilities:
         """Return the ensemble's probabilities by the models of the first fold alone."""
         first = [model for model, job in enumerate(self.jobs) if job.fold == self.jobs[0].fold]
-        return self._ensemble.probabilities((self.jobs[model].name, self._mean(model)) for model in first)[1]
+        return self._ensemble.probabilities((self.jobs[model].member_name, self._mean(model)) for model in first)[1]
 
     def agreement(self) -> Agreement:
-        """Return the agreement of each pair of models on the images of the last stage."""
+        """Return the agreement of each pair of models; every stage must have run on the same images."""
         labels = list(self._labels.values())
-        shares = [[float((first == second).mean()) for second in labels] for first in labels]
-        return Agreement(num_images=len(labels[0]), models=[str(job) for job in self.jobs], shares=shares)
+        rates = [[float((first == second).mean()) for second in labels] for first in labels]
+        return Agreement(num_images=len(labels[0]), models=[str(job) for job in self.jobs], rates=rates)
 
     def _mean(self, model: int) -> Predictions:
         """Return the mean of a model's logits over all TTA views so far."""

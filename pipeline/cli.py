@@ -21,7 +21,7 @@ from pipeline.progress import set_up_logging
 from pipeline.task import CIFAR10, Task
 
 if TYPE_CHECKING:
-    from pipeline.context import RunContext
+    from pipeline.run_context import RunContext
     from pipeline.workflow import JobResult
 
 # Commands import the workflow themselves: torch and timm take seconds, and --help should not.
@@ -71,13 +71,13 @@ class RunOptions:
 
     def context(self, task: Task, *, fold: int | None = None) -> "RunContext":
         """Open the run."""
-        from pipeline.context import open_context
+        from pipeline.run_context import open_context
 
         return open_context(task, only_fold=fold, **self._arguments(self.config, self.run))
 
     def demo_context(self, task: Task) -> "RunContext":
         """Open the demo's run, on the synthetic dataset."""
-        from pipeline.context import open_demo
+        from pipeline.run_context import open_demo
 
         return open_demo(task, **self._arguments(self.config or CONFIGS / "demo.yaml", self.run or "demo"))
 
@@ -199,7 +199,7 @@ def train(
 def validate(context: typer.Context, run: RunOption = None) -> None:
     """Print a run's scores: per fold, out of fold, per class, confusion matrix. Writes metrics.json."""
     from pipeline import workflow
-    from pipeline.context import open_run
+    from pipeline.run_context import open_run
 
     folder = open_run(run)
     print(format_metrics(workflow.validate(folder, context.obj).metrics))
@@ -226,7 +226,7 @@ def report(
 ) -> None:
     """Write a run's report.html: scores, curves, confusion matrix, errors, label issues, test images."""
     from pipeline import workflow
-    from pipeline.context import open_run
+    from pipeline.run_context import open_run
 
     if quiet:
         set_up_logging(quiet=True)
@@ -262,7 +262,7 @@ def submit(
     again: Annotated[bool, typer.Option("--again", help="Upload a file that was uploaded before.")] = False,
 ) -> None:
     """Check a submission, upload it to Kaggle once, wait for its score, and record it in the ledger."""
-    from pipeline.context import open_run
+    from pipeline.run_context import open_run
     from pipeline.submit import submit as submit_file
 
     upload, scores = submit_file(
@@ -303,8 +303,8 @@ def runs(
 @runs_app.command()
 def diff(first: str, second: str) -> None:
     """Compare two runs: configs, scores, and whether the difference is statistically significant."""
-    from pipeline.context import open_run
     from pipeline.evaluate import compare_runs
+    from pipeline.run_context import open_run
 
     print(format_comparison(first, second, compare_runs(open_run(first), open_run(second))))
 

@@ -100,7 +100,7 @@ class ScheduleConfig(BaseConfig):
 
 
 class ResizeStage(BaseConfig):
-    """A part of the training on smaller images: fewer operations per image."""
+    """A part of the training on smaller images: fewer FLOPs per image."""
 
     until: float = Field(gt=0, le=1)
     """End of this stage as a fraction of the epochs."""

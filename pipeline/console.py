@@ -31,8 +31,8 @@ def format_metrics(metrics: Metrics) -> str:
     lines = [line for name, member in metrics.members.items() for line in _member_lines(name, member)]
     if metrics.ensemble is not None:
         lines += _ensemble_lines(metrics.ensemble)
-    if metrics.missing:
-        lines.append(f"not trained yet: {', '.join(metrics.missing)}")
+    if metrics.untrained_folds:
+        lines.append(f"not trained yet: {', '.join(metrics.untrained_folds)}")
     return "\n".join(lines)
 
 

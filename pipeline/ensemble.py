@@ -1,4 +1,4 @@
-"""Logits -> calibrated, averaged probabilities: the only module that applies softmax, temperatures and weights."""
+"""Logits of the members -> the ensemble's probabilities: temperature scaling, then a weighted mean."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.optimize import minimize
 
 from pipeline.predictions import EPS, Logits, Predictions
 from pipeline.task import Ids
+from pipeline.temperature_scaling import fit_temperature, softmax_at, to_probabilities
 
 Probabilities = NDArray[np.float32]
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Ensemble:
     weights: Mapping[str, float]
 
     @classmethod
-    def fit(cls, out_of_fold: Mapping[str, Logits], labels: Labels) -> "Ensemble":
+    def fit(cls, out_of_fold: Mapping[str, Logits], labels: NDArray[np.int64]) -> "Ensemble":
         """Fit temperatures and weights on the members' out-of-fold logits [N, classes] of the same images.
 
         Label smoothing leaves some members underconfident and others overconfident: without temperatures the
@@ -47,7 +46,7 @@ class Ensemble:
             if not np.array_equal(predictions.ids, ids):
                 raise ValueError("predictions of different ids can't be averaged")
             # In double precision and in the given order, so that the bytes are reproducible.
-            total += self.weights[name] * softmax(predictions.logits / np.float64(self.temperatures[name]), axis=1)
+            total += self.weights[name] * softmax_at(predictions.logits, self.temperatures[name])
             total_weight += self.weights[name]
         if ids is None:
             raise ValueError("no predictions to average")
@@ -71,11 +70,6 @@ class Ensemble:
         return cls(values["temperatures"], values["weights"])
 
 
-def to_probabilities(logits: Logits, temperature: float = 1.0) -> Probabilities:
-    """Return the softmax [N, classes] of logits [N, classes] at a temperature."""
-    return softmax(logits / np.float64(temperature), axis=1).astype(np.float32)
-
-
 def mean_logits(parts: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
     """Return the weighted mean of logits of the same ids. Raises ValueError if the ids differ."""
     if len(parts) == 1:
@@ -88,17 +82,7 @@ def mean_logits(parts: Sequence[Predictions], weights: Sequence[float]) -> Predi
     return Predictions(parts[0].ids, total.astype(np.float32))
 
 
-def fit_temperature(logits: Logits, labels: Labels) -> float:
-    """Return the temperature that minimises the log loss of logits [N, classes] (Guo et al. 2017)."""
-    exact, rows = logits.astype(np.float64), np.arange(len(labels))
-
-    def loss(log_temperature: float) -> float:
-        return float(-log_softmax(exact / np.exp(log_temperature), axis=1)[rows, labels].mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
-
-
-def fit_weights(out_of_fold: Mapping[str, Probabilities], labels: Labels) -> dict[str, float]:
+def fit_weights(out_of_fold: Mapping[str, Probabilities], labels: NDArray[np.int64]) -> dict[str, float]:
     """Return non-negative weights that sum to 1 and minimise the log loss of the weighted mean.
 
     Each member has probabilities [N, classes] of the same images. The loss is convex in the weights, so there is

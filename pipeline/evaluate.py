@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.config_files import differences
-from pipeline.ensemble import Ensemble, to_probabilities
+from pipeline.ensemble import Ensemble
 from pipeline.errors import RunError
 from pipeline.learning.flops import prediction_flops, training_flops
 from pipeline.learning.metrics import confusion, paired_test, score, score_classes
@@ -16,21 +16,22 @@ from pipeline.results import Comparison, Compute, EnsembleMetrics, MemberMetrics
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import ENSEMBLE, RunFolder
 from pipeline.task import Labels, Task
+from pipeline.temperature_scaling import to_probabilities
 
 FoldPredictions = Mapping[tuple[str, int], Predictions]  # by member and fold
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The cross-validation of a run. `ensemble` and `combined` are None until all folds are trained."""
+    """The cross-validation of a run. Without an ensemble until all folds are trained."""
 
     metrics: Metrics
     table: FoldTable
-    members: Mapping[str, Predictions]
+    member_predictions: Mapping[str, Predictions]
     """Out-of-fold predictions of the members whose folds are all trained."""
     ensemble: Ensemble | None = None
-    combined: Predictions | None = None
-    """Out-of-fold predictions of the ensemble."""
+    ensemble_predictions: Predictions | None = None
+    """Out-of-fold predictions of the ensemble, as log probabilities."""
 
 
 def load_fold_predictions(run: RunFolder, config: Config) -> dict[tuple[str, int], Predictions]:
@@ -42,10 +43,10 @@ def load_fold_predictions(run: RunFolder, config: Config) -> dict[tuple[str, int
 def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predictions: FoldPredictions) -> Evaluation:
     """Score the trained folds and members, fit the ensemble on them, and save metrics.json and ensemble.json."""
     folds = range(config.folds.num_folds)
-    members, member_metrics, missing = {}, {}, []
+    members, member_metrics, untrained = {}, {}, []
     for name in config.members:
         trained = {fold: predictions[name, fold] for fold in folds if (name, fold) in predictions}
-        missing += [_describe_missing(run, name, fold) for fold in folds if fold not in trained]
+        untrained += [_describe_untrained(run, name, fold) for fold in folds if fold not in trained]
         if len(trained) == len(folds):
             members[name] = join(list(trained.values()))
         member_metrics[name] = MemberMetrics(
@@ -53,8 +54,8 @@ def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predi
             compute=_compute(run, config, task, name, trained, table),
             out_of_fold=_score(members[name], table) if name in members else None,
         )
-    metrics = Metrics(members=member_metrics, missing=missing)
-    if missing:
+    metrics = Metrics(members=member_metrics, untrained_folds=untrained)
+    if untrained:
         evaluation = Evaluation(metrics, table, members)
     else:
         ensemble = Ensemble.fit({name: part.logits_for(table.ids) for name, part in members.items()}, table.labels)
@@ -66,7 +67,7 @@ def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predi
     return evaluation
 
 
-def load_combined(run: RunFolder) -> Predictions:
+def load_ensemble_predictions(run: RunFolder) -> Predictions:
     """Return the ensemble's out-of-fold predictions of an evaluated run. Raises RunError if a file is missing."""
     config, ensemble = run.config(), Ensemble.from_json(run.load_json(ENSEMBLE))
     folds = range(config.folds.num_folds)
@@ -75,13 +76,20 @@ def load_combined(run: RunFolder) -> Predictions:
 
 
 def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
-    """Return how two runs differ in config and out-of-fold scores, with McNemar's test. Raises RunError."""
-    tables, predictions = [run.folds() for run in (first, second)], [load_combined(run) for run in (first, second)]
+    """Return how two runs differ in config and out-of-fold scores, with McNemar's test.
+
+    Raises RunError if they have no images in common, or label them differently.
+    """
+    tables, predictions = (
+        [run.folds() for run in (first, second)],
+        [load_ensemble_predictions(run) for run in (first, second)],
+    )
     ids = np.intersect1d(tables[0].ids, tables[1].ids)
     labels, other_labels = (table.labels_for(ids) for table in tables)
     if not len(ids) or not np.array_equal(labels, other_labels):
         raise RunError(
-            f"{first.name} and {second.name} were not trained on the same labelled images and can't be compared"
+            f"{first.name} and {second.name} can't be compared: they have no images in common, or label them "
+            "differently"
         )
     probabilities = [to_probabilities(part.logits_for(ids)) for part in predictions]
     correct = [part.argmax(1) == labels for part in probabilities]
@@ -125,6 +133,6 @@ def _compute(
     )
 
 
-def _describe_missing(run: RunFolder, name: str, fold: int) -> str:
+def _describe_untrained(run: RunFolder, name: str, fold: int) -> str:
     corrupted = "".join(f" ({path.name} is corrupted or missing)" for path in run.fold(name, fold).corrupted())
     return f"{name} fold {fold}{corrupted}"

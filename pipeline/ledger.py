@@ -32,6 +32,7 @@ class Upload:
     public: float | None = None
     private: float | None = None
     reason: str = ""
+    """Of the status error."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -59,7 +60,7 @@ class RunRow:
 
 
 class Ledger:
-    """Registry of runs; uploads are stored in ledger.json, what a run is in the run's own folder."""
+    """All runs and uploads: uploads are stored in ledger.json, runs are read from their own folders."""
 
     def __init__(self, submissions: Path) -> None:
         self._submissions = submissions
@@ -76,7 +77,7 @@ class Ledger:
                 f"{self._path} can't be read ({error}); fix it, or move it away to start a new one"
             ) from None
 
-    def of_file(self, sha256: str) -> list[Upload]:
+    def uploads_of(self, sha256: str) -> list[Upload]:
         """Return the uploads of a file, by its SHA-256, the oldest first."""
         return [upload for upload in self.uploads() if upload.sha256 == sha256]
 

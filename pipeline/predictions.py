@@ -1,4 +1,4 @@
-"""Ids and logits, never apart: a mismatch raises."""
+"""Logits keyed by image id; a mismatch raises."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def join(parts: Sequence[Predictions]) -> Predictions:
 
 
 @dataclass(frozen=True)
-class TestPredictions:
+class CascadePredictions:
     """The ensemble's predictions of the test images, as log probabilities."""
 
     predictions: Predictions

@@ -78,16 +78,16 @@ class ProgressDisplay:
         self._done, self._done_before, self._start_time = 0.0, 0.0, time.monotonic()
 
     @contextmanager
-    def bar(self, title: str, *, epochs: int = 0, flops: float = 0.0, done_before: float = 0.0) -> Iterator[Bar]:
+    def bar(self, title: str, *, epochs: int = 0, flops: float = 0.0, initial_fraction: float = 0.0) -> Iterator[Bar]:
         """Show a bar while the block runs.
 
-        `done_before` is the fraction of `flops` from an interrupted call: overall progress includes it, the ETA's
+        `initial_fraction` is the fraction of `flops` from an interrupted call: overall progress includes it, the ETA's
         speed does not.
         """
-        self._done_before += flops * done_before
-        self._done += flops * done_before
+        self._done_before += flops * initial_fraction
+        self._done += flops * initial_fraction
         task = self._progress.add_task(title, total=None, counts_images=True)
-        bar = Bar(self, task, title, epochs, flops, done_before)
+        bar = Bar(self, task, title, epochs, flops, initial_fraction)
         try:
             yield bar
         finally:

@@ -59,14 +59,14 @@ class Metrics(Result):
     """The cross-validation of a run."""
 
     members: dict[str, MemberMetrics]
-    missing: list[str] = []
-    """Folds that are not trained yet."""
+    untrained_folds: list[str] = []
+    """Folds that are not trained yet, or whose files are corrupted."""
     ensemble: EnsembleMetrics | None = None
     """None until all folds of all members are trained."""
 
 
-class Calibration(Result):
-    """A reliability diagram (bins without an image left out) and the expected calibration error."""
+class ReliabilityDiagram(Result):
+    """Confidence against accuracy per bin, bins without an image left out, and the expected calibration error."""
 
     confidence: list[float]
     accuracy: list[float]
@@ -99,8 +99,8 @@ class StageStats(Result):
     forward_passes: int
     """Of each image in this stage."""
     num_images: int
-    over_budget: int = 0
-    """Images that exit after this stage although their margin is below the threshold: the budget is spent."""
+    num_budget_exits: int = 0
+    """Images that exit after this stage only because the compute budget is exhausted."""
 
 
 class Agreement(Result):
@@ -108,7 +108,7 @@ class Agreement(Result):
 
     num_images: int
     models: list[str]
-    shares: list[list[float]]
+    rates: list[list[float]]
 
 
 class CascadeStats(Result):

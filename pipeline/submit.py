@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.source import search_source
+from pipeline.data.source import find_source_or_none
 from pipeline.errors import InputError
 from pipeline.ledger import SUBMISSIONS, Ledger, Upload
 from pipeline.results import Scores
@@ -23,7 +23,7 @@ def expected_submission(file: Path, input_dir: Path, task: Task) -> Expected:
         return Expected(
             test.ids, f"the test images of the run {run.name}", test.labels if file == run.submission else None
         )
-    source = search_source(input_dir, task)
+    source = find_source_or_none(input_dir, task)
     if source is not None:
         return Expected(source.ids("test"), f"the test images of {source.name}")
     return Expected(np.arange(1, task.num_test + 1), "Kaggle's test images, as there is no input")

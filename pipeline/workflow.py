@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.cascade import max_prediction_flops, predict_cascade
-from pipeline.context import RunContext, open_context, start_or_resume
 from pipeline.errors import RunError
 from pipeline.evaluate import Evaluation, FoldPredictions, evaluate, load_fold_predictions, score_test_images
 from pipeline.executors.factory import open_executor
@@ -12,9 +11,10 @@ from pipeline.files import write_text
 from pipeline.learning.dataset import dataloader_errors
 from pipeline.learning.seeding import derive_seed
 from pipeline.ledger import SUBMISSIONS, Ledger
-from pipeline.predictions import TestPredictions
+from pipeline.predictions import CascadePredictions
 from pipeline.progress import log, progress_display
 from pipeline.results import Scores
+from pipeline.run_context import RunContext, open_context, start_or_resume
 from pipeline.runs.run_folder import RunFolder
 from pipeline.submission.check import Expected, check
 from pipeline.submission.csv_file import write_submission
@@ -28,7 +28,7 @@ class JobResult:
     """What a whole job ends with."""
 
     evaluation: Evaluation
-    test: TestPredictions
+    test: CascadePredictions
     test_scores: Scores | None
     """None where no labels of test images are known."""
     report: Path | None = None
@@ -42,7 +42,7 @@ def run_all(context: RunContext) -> JobResult:
     with context.run.lock():
         start_or_resume(context)
         predictions = train_folds(context, then_predict=True)
-        evaluation = evaluate(context.run, context.config, context.task, context.table, predictions)
+        evaluation = evaluate(context.run, context.config, context.task, context.fold_table, predictions)
         test = predict_test(context, evaluation)
         save_submission(context, test)
         report = write_report(context, evaluation, test)
@@ -54,7 +54,7 @@ def train(context: RunContext) -> Evaluation:
     with context.run.lock():
         start_or_resume(context)
         predictions = train_folds(context)
-        return evaluate(context.run, context.config, context.task, context.table, predictions)
+        return evaluate(context.run, context.config, context.task, context.fold_table, predictions)
 
 
 def predict(context: RunContext) -> JobResult:
@@ -89,11 +89,13 @@ def train_folds(context: RunContext, *, then_predict: bool = False) -> FoldPredi
     With `then_predict` the time left that is displayed includes the prediction of the test images.
     """
     jobs = list(context.fold_jobs())
-    trained = {(job.name, job.fold) for job in jobs if job.folder.is_trained}
-    missing = [job for job in jobs if (job.name, job.fold) not in trained and context.only_fold in (None, job.fold)]
+    trained = {(job.member_name, job.fold) for job in jobs if job.folder.is_trained}
+    missing = [
+        job for job in jobs if (job.member_name, job.fold) not in trained and context.only_fold in (None, job.fold)
+    ]
     for path in (path for job in missing for path in job.folder.corrupted()):
         log.warning("%s is corrupted or missing; its fold is trained again", path)
-    flops = sum(job.training_flops(context.table) for job in missing)
+    flops = sum(job.training_flops(context.fold_table) for job in missing)
     if then_predict:
         flops += max_prediction_flops(jobs, context.config.predict.cascade, len(context.stores["test"].ids))
     with (
@@ -102,17 +104,17 @@ def train_folds(context: RunContext, *, then_predict: bool = False) -> FoldPredi
         progress_display(flops) as display,
         open_executor(context.executor, context.config.machine, context.machine) as executor,
     ):
-        results = executor.train(missing, context.stores["train"], context.table, display)
-    predictions = {(job.name, job.fold): result for job, result in zip(missing, results, strict=True)}
+        results = executor.train(missing, context.stores["train"], context.fold_table, display)
+    predictions = {(job.member_name, job.fold): result for job, result in zip(missing, results, strict=True)}
     return predictions | {
-        (job.name, job.fold): job.folder.out_of_fold() for job in jobs if (job.name, job.fold) in trained
+        (job.member_name, job.fold): job.folder.out_of_fold() for job in jobs if (job.member_name, job.fold) in trained
     }
 
 
-def predict_test(context: RunContext, evaluation: Evaluation) -> TestPredictions:
+def predict_test(context: RunContext, evaluation: Evaluation) -> CascadePredictions:
     """Predict the test images with the ensemble of all folds, and save the predictions."""
     assert evaluation.ensemble is not None
-    assert evaluation.combined is not None
+    assert evaluation.ensemble_predictions is not None
     jobs, cascade, store = list(context.fold_jobs()), context.config.predict.cascade, context.stores["test"]
     with (
         context.run.timing("predict"),
@@ -127,13 +129,13 @@ def predict_test(context: RunContext, evaluation: Evaluation) -> TestPredictions
             display,
             config=cascade,
             seed=derive_seed(context.config.seed, "sample"),
-            out_of_fold=evaluation.combined,
+            out_of_fold=evaluation.ensemble_predictions,
         )
     context.run.save_test_predictions(test)
     return test
 
 
-def save_submission(context: RunContext, test: TestPredictions) -> None:
+def save_submission(context: RunContext, test: CascadePredictions) -> None:
     """Write submission.csv, and check the file that was written."""
     run, ids, labels = context.run, test.predictions.ids, test.predictions.labels
     write_submission(run.submission, ids, labels, context.task)
@@ -143,12 +145,12 @@ def save_submission(context: RunContext, test: TestPredictions) -> None:
         raise RunError(f"{run.submission} does not match the predictions: {'; '.join(problems)}")
 
 
-def score_test(context: RunContext, test: TestPredictions) -> Scores | None:
+def score_test(context: RunContext, test: CascadePredictions) -> Scores | None:
     """Score the test images whose labels are known, if there are any."""
     return None if context.test_labels is None else score_test_images(test.predictions, context.test_labels)
 
 
-def write_report(context: RunContext, evaluation: Evaluation, test: TestPredictions | None) -> Path:
+def write_report(context: RunContext, evaluation: Evaluation, test: CascadePredictions | None) -> Path:
     """Write a run's report.html and return its path."""
     from pipeline.report.page import render
     from pipeline.report.run_data import collect
@@ -174,5 +176,5 @@ def report_all_runs() -> Path:
 
 
 def _require_all_folds(run: RunFolder, evaluation: Evaluation, remedy: str) -> None:
-    if evaluation.metrics.missing:
-        raise RunError(f"run {run.name}: not trained yet: {', '.join(evaluation.metrics.missing)}; {remedy}")
+    if evaluation.metrics.untrained_folds:
+        raise RunError(f"run {run.name}: not trained yet: {', '.join(evaluation.metrics.untrained_folds)}; {remedy}")

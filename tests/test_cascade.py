@@ -8,7 +8,7 @@ from scipy.special import softmax
 from pipeline import cascade
 from pipeline.cascade import format_cascade_stats, predict_cascade
 from pipeline.config import CascadeConfig
-from pipeline.ensemble import Ensemble, to_probabilities
+from pipeline.ensemble import Ensemble
 from pipeline.executors.local import LocalExecutor
 from pipeline.learning.device import Machine
 from pipeline.learning.exit_rule import plan_full_ensemble, plan_stages
@@ -16,6 +16,7 @@ from pipeline.learning.predict import tta_views
 from pipeline.predictions import Predictions
 from pipeline.progress import progress_display
 from pipeline.runs.fold_folder import FoldFolder
+from pipeline.temperature_scaling import to_probabilities
 
 NUM_IMAGES = 2000
 ENSEMBLE = Ensemble({"good": 0.8, "fair": 1.2, "useless": 1.0}, {"good": 0.7, "fair": 0.3, "useless": 0.0})
@@ -104,7 +105,7 @@ def test_few_forward_passes_give_nearly_the_same_predictions(tmp_path):
 
     assert drop < 0.005
     assert stats.expected_accuracy_drop <= 0.001
-    assert {stage.over_budget for stage in stats.stages} == {0}
+    assert {stage.num_budget_exits for stage in stats.stages} == {0}
     assert passes.mean() < 36 / 2
     assert passes.mean() == stats.mean_forward_passes
     assert (passes == 36).sum() >= 400
@@ -119,7 +120,7 @@ def test_compute_budget_is_kept_at_any_accuracy_drop(tmp_path, budget):
     result = predict(tmp_path, calibration_size=400, max_accuracy_drop=0.0, max_forward_passes=budget)
 
     assert budget - 1 < result.forward_passes.mean() <= budget
-    assert sum(stage.over_budget for stage in result.stats.stages) > 0
+    assert sum(stage.num_budget_exits for stage in result.stats.stages) > 0
 
 
 def test_stage_without_images_is_not_started(tmp_path):
@@ -155,7 +156,7 @@ def test_interrupted_cascade_resumes_to_the_same_bytes(tmp_path, fails_at):
 def test_agreement_is_between_all_models_with_all_views_on_the_same_images(tmp_path, values):
     agreement = predict(tmp_path, **values).stats.agreement
     jobs = [Job(name, fold, tmp_path) for fold in range(3) for name in ("good", "fair")]
-    shares = np.array(agreement.shares)
+    shares = np.array(agreement.rates)
 
     assert agreement.num_images == (200 if values else NUM_IMAGES)
     assert agreement.models == [str(job) for job in jobs]
@@ -178,17 +179,17 @@ def kept_ids(predictor):
 
 def test_only_logits_of_the_remaining_rows_are_kept(predictor):
     first, second, *_ = plan_stages(len(predictor.jobs), Job.tta)
-    predictor.run_stage(first, "stage_0", np.arange(100), keep=True)
+    predictor.run_stage(first, "stage_0", np.arange(100), keep_logits=True)
     assert kept_ids(predictor) == [list(range(1, 101))]
 
     rows = np.array([3, 50, 99])
-    predictor.keep_rows(rows)
+    predictor.discard_other_rows(rows)
     assert kept_ids(predictor) == [[4, 51, 100]]
 
-    probabilities = predictor.run_stage(second, "stage_1", rows, keep=True)
+    probabilities = predictor.run_stage(second, "stage_1", rows, keep_logits=True)
     good, fair = predictor.jobs[:2]
     views = tta_views(Job.tta)[:2]
-    parts = [(job.name, Predictions(STORE.ids[rows], job.logits(rows, views))) for job in (good, fair)]
+    parts = [(job.member_name, Predictions(STORE.ids[rows], job.logits(rows, views))) for job in (good, fair)]
     assert kept_ids(predictor) == [[4, 51, 100]] * 2
     assert np.array_equal(probabilities, ENSEMBLE.probabilities(parts)[1])
 
@@ -203,7 +204,7 @@ def test_logits_of_the_last_stage_are_not_kept(predictor, monkeypatch):
         return predict_test(self, machine, store, request, display)
 
     monkeypatch.setattr(Job, "predict_test", count_and_predict)
-    predictor.run_stage(stage, "stage_0", np.arange(100), keep=False)
+    predictor.run_stage(stage, "stage_0", np.arange(100), keep_logits=False)
 
     assert num_kept == [0] * 6
     assert kept_ids(predictor) == []

@@ -112,8 +112,8 @@ def test_quiet_reaches_the_job_of_a_command(cli, monkeypatch, command, before):
         levels.append(log.level)
         raise RunError("enough")
 
-    monkeypatch.setattr("pipeline.context.open_context", record)
-    monkeypatch.setattr("pipeline.context.open_demo", record)
+    monkeypatch.setattr("pipeline.run_context.open_context", record)
+    monkeypatch.setattr("pipeline.run_context.open_demo", record)
     done = cli(*(["--quiet", command] if before else [command, "--quiet"]))
     loud = cli(command)
 

@@ -21,7 +21,7 @@ TEXT = "accuracy 0.5000 (95 % CI 0.4700 to 0.5300), log loss 1.2500, n = 1,234"
 
 def test_unfinished_run_lists_missing_folds():
     member = MemberMetrics(folds={0: SCORES}, compute=COMPUTE)
-    text = format_metrics(Metrics(members={"net": member}, missing=["net fold 1"]))
+    text = format_metrics(Metrics(members={"net": member}, untrained_folds=["net fold 1"]))
 
     assert text.splitlines() == [
         f"net fold 0: {TEXT}",

@@ -5,8 +5,9 @@ import weakref
 import numpy as np
 import pytest
 
-from pipeline.ensemble import Ensemble, fit_temperature, fit_weights, mean_logits, to_probabilities
+from pipeline.ensemble import Ensemble, fit_weights, mean_logits
 from pipeline.predictions import Predictions
+from pipeline.temperature_scaling import fit_temperature, to_probabilities
 
 RNG = np.random.default_rng(0)
 ENSEMBLE = Ensemble(temperatures={"a": 0.5, "b": 2.0}, weights={"a": 0.75, "b": 0.25})

@@ -5,9 +5,15 @@ import numpy as np
 import pytest
 
 from pipeline.config import Config
-from pipeline.ensemble import Ensemble, to_probabilities
+from pipeline.ensemble import Ensemble
 from pipeline.errors import RunError
-from pipeline.evaluate import compare_runs, evaluate, load_combined, load_fold_predictions, score_test_images
+from pipeline.evaluate import (
+    compare_runs,
+    evaluate,
+    load_ensemble_predictions,
+    load_fold_predictions,
+    score_test_images,
+)
 from pipeline.learning.flops import prediction_flops, training_flops
 from pipeline.learning.metrics import accuracy_interval, score
 from pipeline.predictions import Predictions
@@ -15,6 +21,7 @@ from pipeline.results import EnsembleMetrics
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
 from pipeline.task import CIFAR10, Labels
+from pipeline.temperature_scaling import to_probabilities
 
 NUM_IMAGES = 60
 TASK = replace(CIFAR10, class_names=("a", "b", "c"))
@@ -67,7 +74,7 @@ def test_folds_members_and_ensemble_are_scored_out_of_fold(tmp_path):
     evaluation = evaluate_run(make_run(tmp_path))
     metrics, logits = evaluation.metrics, {name: out_of_fold_logits(name) for name in NOISE}
 
-    assert metrics.missing == []
+    assert metrics.untrained_folds == []
     for name, member in metrics.members.items():
         assert member.out_of_fold == score(to_probabilities(logits[name]), LABELS)
         for fold, scores in member.folds.items():
@@ -77,7 +84,7 @@ def test_folds_members_and_ensemble_are_scored_out_of_fold(tmp_path):
     assert list(metrics.members) == ["good", "fair"]
     assert list(metrics.members["good"].folds) == [0, 1]
 
-    probabilities = to_probabilities(evaluation.combined.logits)
+    probabilities = to_probabilities(evaluation.ensemble_predictions.logits)
     assert evaluation.ensemble == Ensemble.fit(logits, LABELS)
     assert metrics.ensemble.scores == score(probabilities, LABELS)
     assert metrics.ensemble.scores.log_loss < min(m.out_of_fold.log_loss for m in metrics.members.values())
@@ -88,16 +95,16 @@ def test_out_of_fold_predictions_are_joined_by_id(tmp_path):
     evaluation = evaluate_run(make_run(tmp_path))
     members = [(name, Predictions(IDS, out_of_fold_logits(name))) for name in NOISE]
 
-    assert evaluation.combined.ids.tolist() == IDS.tolist()
-    assert np.array_equal(evaluation.combined.logits, evaluation.ensemble.combine(members).logits)
+    assert evaluation.ensemble_predictions.ids.tolist() == IDS.tolist()
+    assert np.array_equal(evaluation.ensemble_predictions.logits, evaluation.ensemble.combine(members).logits)
     for name, predictions in members:
-        assert evaluation.members[name].ids.tolist() == IDS.tolist()
-        assert np.array_equal(evaluation.members[name].logits, predictions.logits)
+        assert evaluation.member_predictions[name].ids.tolist() == IDS.tolist()
+        assert np.array_equal(evaluation.member_predictions[name].logits, predictions.logits)
 
 
 def test_ensemble_metrics_have_recall_and_confusion_matrix(tmp_path):
     evaluation = evaluate_run(make_run(tmp_path))
-    predicted, matrix = evaluation.combined.labels, np.zeros((3, 3), int)
+    predicted, matrix = evaluation.ensemble_predictions.labels, np.zeros((3, 3), int)
     np.add.at(matrix, (LABELS, predicted), 1)
     per_class = evaluation.metrics.ensemble.per_class
 
@@ -134,12 +141,12 @@ def test_ensemble_waits_for_missing_folds(tmp_path):
     run = make_run(tmp_path, untrained=[("fair", 0)])
     evaluation = evaluate_run(run)
 
-    assert evaluation.metrics.missing == ["fair fold 0"]
+    assert evaluation.metrics.untrained_folds == ["fair fold 0"]
     assert list(evaluation.metrics.members["fair"].folds) == [1]
     assert evaluation.metrics.members["fair"].out_of_fold is None
     assert evaluation.metrics.members["good"].out_of_fold is not None
-    assert list(evaluation.members) == ["good"]
-    assert (evaluation.ensemble, evaluation.combined, evaluation.metrics.ensemble) == (None, None, None)
+    assert list(evaluation.member_predictions) == ["good"]
+    assert (evaluation.ensemble, evaluation.ensemble_predictions, evaluation.metrics.ensemble) == (None, None, None)
     assert run.metrics() == evaluation.metrics
     assert not (run.path / "ensemble.json").exists()
 
@@ -149,7 +156,7 @@ def test_corrupted_fold_is_missing_and_its_file_is_named(tmp_path):
     (run.fold("good", 1).path / "weights.safetensors").write_bytes(b"corrupted")
     evaluation = evaluate_run(run)
 
-    assert evaluation.metrics.missing == ["good fold 1 (weights.safetensors is corrupted or missing)"]
+    assert evaluation.metrics.untrained_folds == ["good fold 1 (weights.safetensors is corrupted or missing)"]
     assert evaluation.ensemble is None
 
 
@@ -157,15 +164,15 @@ def test_run_without_a_trained_fold_has_no_scores(tmp_path):
     untrained = [(name, fold) for name in NOISE for fold in (0, 1)]
     metrics = evaluate_run(make_run(tmp_path, untrained=untrained)).metrics
 
-    assert metrics.missing == ["good fold 0", "good fold 1", "fair fold 0", "fair fold 1"]
+    assert metrics.untrained_folds == ["good fold 0", "good fold 1", "fair fold 0", "fair fold 1"]
     assert metrics.members["good"].folds == {}
     assert metrics.members["good"].compute.training_flops == 0
 
 
 def test_predictions_of_an_evaluated_run_are_loaded_to_the_same_bytes(tmp_path):
     run = make_run(tmp_path)
-    combined = evaluate_run(run).combined
-    loaded = load_combined(run)
+    combined = evaluate_run(run).ensemble_predictions
+    loaded = load_ensemble_predictions(run)
 
     assert loaded.ids.tolist() == combined.ids.tolist()
     assert loaded.logits.tobytes() == combined.logits.tobytes()
@@ -173,14 +180,14 @@ def test_predictions_of_an_evaluated_run_are_loaded_to_the_same_bytes(tmp_path):
 
 def test_run_that_is_not_evaluated_has_no_combined_predictions(tmp_path):
     with pytest.raises(RunError, match=r"ensemble\.json can't be read"):
-        load_combined(make_run(tmp_path))
+        load_ensemble_predictions(make_run(tmp_path))
 
 
 def test_runs_are_compared_on_their_common_images(tmp_path):
     fewer = FoldTable(*(column[:45] for column in (TABLE.ids, TABLE.labels, TABLE.folds, TABLE.groups)))
     only_fair = CONFIG.model_copy(update={"members": {"fair": CONFIG.members["fair"]}, "seed": 7})
     first, second = make_run(tmp_path, "first"), make_run(tmp_path, "second", config=only_fair, table=fewer)
-    combined = evaluate_run(first).combined, evaluate_run(second, only_fair).combined
+    combined = evaluate_run(first).ensemble_predictions, evaluate_run(second, only_fair).ensemble_predictions
     comparison = compare_runs(first, second)
     correct = [predictions.labels[:45] == LABELS[:45] for predictions in combined]
 
@@ -205,7 +212,7 @@ def test_runs_on_other_labelled_images_are_not_compared(tmp_path, other):
     evaluate_run(first)
     evaluate_run(second)
 
-    with pytest.raises(RunError, match="first and second were not trained on the same labelled images"):
+    with pytest.raises(RunError, match="first and second can't be compared: they have no images in common"):
         compare_runs(first, second)
 
 

@@ -42,9 +42,9 @@ def test_images_exit_if_their_prediction_does_not_change():
     thresholds = fit_exit_thresholds([early, final], 0.0, np.ones(3))
 
     assert margins(early) == pytest.approx([0.98, 0.2, 0.6])
-    assert 0.2 < thresholds.margins[0] <= 0.6
+    assert 0.2 < thresholds.thresholds[0] <= 0.6
     assert thresholds.expected_accuracy_drop == 0
-    assert needs_more_models(early, thresholds.margins[0], 3).tolist() == [False, True, False]
+    assert needs_more_models(early, thresholds.thresholds[0], 3).tolist() == [False, True, False]
 
 
 def test_expected_drop_is_the_difference_in_the_full_ensembles_probabilities():
@@ -52,7 +52,7 @@ def test_expected_drop_is_the_difference_in_the_full_ensembles_probabilities():
     early = probabilities([0.7, 0.3], [0.8, 0.2])
     thresholds = fit_exit_thresholds([early, final], 0.06, np.array([1.0, 1.0]))
 
-    assert thresholds.margins == (0.0,)
+    assert thresholds.thresholds == (0.0,)
     assert thresholds.expected_accuracy_drop == pytest.approx(0.05)
     assert fit_exit_thresholds([early, final], 0.04, np.array([1.0, 1.0])).expected_accuracy_drop == 0
     assert fit_exit_thresholds([early, final], 0.04, np.array([1.0, 3.0])).expected_accuracy_drop == pytest.approx(
@@ -73,7 +73,7 @@ def test_larger_accuracy_drop_allows_more_early_exits():
         for stage, after in enumerate(after_stages):
             predicted[rows] = after[rows]
             if stage < 3:
-                rows = rows[needs_more_models(after[rows], thresholds.margins[stage], 3000)]
+                rows = rows[needs_more_models(after[rows], thresholds.thresholds[stage], 3000)]
                 active_after_first.append(len(rows)) if stage == 0 else None
         drop = (after_stages[-1].max(1) - after_stages[-1][np.arange(3000), predicted.argmax(1)]).mean()
         assert drop == pytest.approx(thresholds.expected_accuracy_drop, abs=1e-6)

@@ -54,8 +54,8 @@ def test_upload_is_recorded_once(ledger):
     ledger.record_upload(upload("one", 1, 0.6))
 
     assert [each.private for each in ledger.uploads()] == [0.6]
-    assert [each.private for each in ledger.of_file("a" * 64)] == [0.6]
-    assert ledger.of_file("b" * 64) == []
+    assert [each.private for each in ledger.uploads_of("a" * 64)] == [0.6]
+    assert ledger.uploads_of("b" * 64) == []
 
 
 @pytest.mark.parametrize("text", ["{", '[{"no": 1}]', "[1]"])

@@ -3,8 +3,15 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.learning.metrics import accuracy_interval, calibration, confusion, paired_test, score, score_classes
-from pipeline.results import Calibration
+from pipeline.learning.metrics import (
+    accuracy_interval,
+    confusion,
+    paired_test,
+    reliability_diagram,
+    score,
+    score_classes,
+)
+from pipeline.results import ReliabilityDiagram
 
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]], np.float32)
 LABELS = np.array([0, 1, 1, 2])
@@ -71,7 +78,7 @@ def test_paired_test_depends_on_the_images_where_two_models_differ():
 
 
 def test_calibration_equals_a_calculation_by_hand():
-    diagram = calibration(PROBABILITIES, LABELS, num_bins=2)
+    diagram = reliability_diagram(PROBABILITIES, LABELS, num_bins=2)
 
     # 0.5 is in the upper bin, as all largest probabilities are: confidence 0.65, three of four correct.
     assert diagram.num_images == [4]
@@ -81,6 +88,6 @@ def test_calibration_equals_a_calculation_by_hand():
 
 
 def test_confident_and_correct_model_has_no_calibration_error():
-    diagram = calibration(np.eye(3, dtype=np.float32)[LABELS], LABELS)
+    diagram = reliability_diagram(np.eye(3, dtype=np.float32)[LABELS], LABELS)
 
-    assert diagram == Calibration(confidence=[1.0], accuracy=[1.0], num_images=[4], error=0.0)
+    assert diagram == ReliabilityDiagram(confidence=[1.0], accuracy=[1.0], num_images=[4], error=0.0)

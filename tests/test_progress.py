@@ -71,7 +71,7 @@ def test_eta_is_the_remaining_flops_at_the_speed_so_far(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     display = progress.ProgressDisplay(Progress(disable=True), 1000.0)
     assert display.eta() is None
-    with display.bar("resumed fold", epochs=4, flops=400.0, done_before=0.5) as bar:
+    with display.bar("resumed fold", epochs=4, flops=400.0, initial_fraction=0.5) as bar:
         assert display.eta() is None  # an interrupted call's progress is no measure of the speed
         now += 10
         bar(3, 4)  # 100 FLOPs in 10 s, 700 remain

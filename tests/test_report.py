@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import predictions, results
 from pipeline.config import Config
-from pipeline.ensemble import Ensemble, to_probabilities
+from pipeline.ensemble import Ensemble
 from pipeline.errors import RunError
 from pipeline.evaluate import Evaluation
 from pipeline.learning.metrics import confusion, score, score_classes
@@ -30,6 +30,7 @@ from pipeline.report.blocks import (
     Table,
     Text,
 )
+from pipeline.report.confusion_matrix import confusion_matrix
 from pipeline.report.images import as_data_uri
 from pipeline.report.overview import all_runs_page
 from pipeline.report.page import render
@@ -37,6 +38,7 @@ from pipeline.report.run_data import RunData, collect
 from pipeline.report.run_page import headline, reproduce, run_page
 from pipeline.runs.fold_table import FoldTable
 from pipeline.task import CIFAR10, Task
+from pipeline.temperature_scaling import to_probabilities
 
 N, NUM_TEST = 300, 80
 EPOCHS = [
@@ -91,16 +93,18 @@ def make_evaluation(task, table, members):
         confusion_matrix=matrix.tolist(),
     )
     metrics = results.Metrics(members=member_metrics, ensemble=ensemble_metrics)
-    return Evaluation(metrics=metrics, ensemble=ensemble, members=members, combined=combined, table=table)
+    return Evaluation(
+        metrics=metrics, ensemble=ensemble, member_predictions=members, ensemble_predictions=combined, table=table
+    )
 
 
 def make_test_predictions(num_classes):
     ids, rng = np.arange(1, NUM_TEST + 1), np.random.default_rng(6)
     logits = make_logits(rng.integers(num_classes, size=NUM_TEST), 1.0, 5, num_classes)
     models = ["good fold 0", "fair fold 0"]
-    agreement = results.Agreement(num_images=NUM_TEST, models=models, shares=[[1.0, 0.6], [0.6, 1.0]])
+    agreement = results.Agreement(num_images=NUM_TEST, models=models, rates=[[1.0, 0.6], [0.6, 1.0]])
     stats = results.CascadeStats(stages=[], full_forward_passes=12, mean_forward_passes=4.5, agreement=agreement)
-    return predictions.TestPredictions(Predictions(ids, logits), np.where(ids % 4 == 0, 12, 2), stats)
+    return predictions.CascadePredictions(Predictions(ids, logits), np.where(ids % 4 == 0, 12, 2), stats)
 
 
 def make_run_data(task):
@@ -235,7 +239,7 @@ def test_each_optimizer_has_its_learning_rate_curve(run_data):
 
 
 def test_confusion_matrix_cell_has_the_images_that_it_counts(run_data):
-    (matrix,) = blocks_of(scores.confusion_matrix(run_data), Matrix)
+    (matrix,) = blocks_of(confusion_matrix(run_data), Matrix)
     probabilities = run_data.probabilities
     predicted = probabilities.argmax(1)
 
@@ -387,7 +391,7 @@ def test_ids_of_a_page_are_unique(run_data):
 def test_report_of_another_task_has_its_classes_and_sizes():
     run_data = make_run_data(WEEKDAYS)
     good, _, views = blocks_of(galleries.training_images(run_data), ImageTable)
-    (matrix,) = blocks_of(scores.confusion_matrix(run_data), Matrix)
+    (matrix,) = blocks_of(confusion_matrix(run_data), Matrix)
     html = render(run_page(run_data))
 
     assert matrix.columns == ("mon", "tue", "wed")

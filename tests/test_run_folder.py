@@ -11,13 +11,13 @@ from conftest import ROOT
 from pipeline import predictions
 from pipeline.config import Config
 from pipeline.config_files import override_config
-from pipeline.ensemble import to_probabilities
 from pipeline.errors import ConfigError, RunError
-from pipeline.evaluate import load_combined
+from pipeline.evaluate import load_ensemble_predictions
 from pipeline.predictions import Predictions, join
 from pipeline.results import Agreement, CascadeStats, Metrics, StageStats
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
+from pipeline.temperature_scaling import to_probabilities
 
 TABLE = FoldTable(np.array([1, 2, 5]), np.array([0, 9, 3]), np.array([0, 1, 0]), np.array([0, 1, 2]))
 PREDICTIONS = Predictions(np.array([1, 5]), np.arange(20, dtype=np.float32).reshape(2, 10))
@@ -26,7 +26,7 @@ STATS = CascadeStats(
     stages=[StageStats(forward_passes=2, num_images=2)],
     full_forward_passes=2,
     mean_forward_passes=1.5,
-    agreement=Agreement(num_images=2, models=["net fold 0"], shares=[[1.0]]),
+    agreement=Agreement(num_images=2, models=["net fold 0"], rates=[[1.0]]),
 )
 
 
@@ -144,7 +144,7 @@ def test_missing_test_predictions_are_reported(run):
 
 def test_test_predictions_are_saved_and_loaded_with_their_forward_passes(run):
     run.path.mkdir()
-    run.save_test_predictions(predictions.TestPredictions(PREDICTIONS, np.array([2, 1]), STATS))
+    run.save_test_predictions(predictions.CascadePredictions(PREDICTIONS, np.array([2, 1]), STATS))
     loaded = run.test_results()
 
     assert run.has_test_predictions
@@ -160,7 +160,7 @@ def test_test_predictions_are_saved_and_loaded_with_their_forward_passes(run):
 @pytest.mark.parametrize("text", [None, "", "[]", '{"stages": 1}'], ids=["missing", "empty", "list", "other keys"])
 def test_missing_or_corrupted_results_are_reported_with_the_command_that_writes_them(run, text):
     run.path.mkdir()
-    run.save_test_predictions(predictions.TestPredictions(PREDICTIONS, np.array([2, 1]), STATS))
+    run.save_test_predictions(predictions.CascadePredictions(PREDICTIONS, np.array([2, 1]), STATS))
     run.save_metrics(Metrics(members={}))
     assert run.metrics() == Metrics(members={})
     for name in ("metrics.json", "cascade.json"):
@@ -275,7 +275,7 @@ def test_saved_ensemble_combines_the_out_of_fold_predictions(run):
             part = Predictions.from_probabilities(np.array([fold]), np.array([values], np.float32))
             run.fold(name, fold).finish([{"epoch": 1}], {}, part)
     run.save_json("ensemble.json", {"temperatures": {"a": 0.5, "b": 1.0}, "weights": {"a": 0.5, "b": 0.5}})
-    combined = load_combined(run)
+    combined = load_ensemble_predictions(run)
 
     sharpened = 0.81 / 0.82
     expected = [(sharpened + 0.5) / 2, (0.01 / 0.82 + 0.5) / 2]

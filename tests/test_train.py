@@ -8,7 +8,6 @@ import torch
 
 from pipeline.config import MemberConfig
 from pipeline.demo.images import draw_image
-from pipeline.ensemble import to_probabilities
 from pipeline.errors import TrainingError
 from pipeline.learning.airbench import Airbench
 from pipeline.learning.device import Machine
@@ -17,6 +16,7 @@ from pipeline.learning.predict import predict
 from pipeline.learning.train import Trainer, build_model, train_fold
 from pipeline.learning.train_state import EpochRecord, TrainState
 from pipeline.task import CIFAR10
+from pipeline.temperature_scaling import to_probabilities
 
 LABELS = np.arange(96) % 10
 IMAGES = np.stack([draw_image(int(label), np.random.default_rng(i)) for i, label in enumerate(LABELS)])

@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.config_files import DEFAULT_CONFIG
-from pipeline.context import open_context
 from pipeline.errors import ConfigError, RunError
 from pipeline.results import ClassScores, EnsembleMetrics, Metrics, Scores
+from pipeline.run_context import open_context
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
 from pipeline.submission.check import upload_instructions
@@ -72,7 +72,7 @@ def test_predictions_and_report_need_all_folds(run, zip_folder):
     missing = [f"airbench94 fold {fold}" for fold in range(5)]
 
     assert validate(run, CIFAR10).metrics == run.metrics()
-    assert run.metrics().missing == missing
+    assert run.metrics().untrained_folds == missing
     with pytest.raises(RunError, match=f"^run mine: not trained yet: {', '.join(missing)}; python run.py train --run"):
         predict(context)
     with pytest.raises(RunError, match=f"^run mine: not trained yet: {', '.join(missing)}; a report needs all"):

@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 import joblib
 import numpy as np
 
-from pipeline.data.archive import MAX_MEMBER, SevenZip
 from pipeline.data.decode import decode_png
 from pipeline.data.labels import parse_ids, parse_labels
 from pipeline.data.prefetch import Put, prefetch
+from pipeline.data.seven_zip_reader import MAX_MEMBER, SevenZipReader
 from pipeline.data.zip_reader import ZipReader
 from pipeline.errors import InputError
 from pipeline.task import Ids, Image, Labels, Split, Task
@@ -31,7 +31,7 @@ class KaggleFiles:
         path = folder / task.zip_name
         self._zip = ZipReader(path, task.url) if path.exists() else None
         self.name = str(path if self._zip else folder)
-        self._archives: dict[Split, SevenZip] = {}
+        self._archives: dict[Split, SevenZipReader] = {}
 
     def ids(self, split: Split) -> Ids:
         """Return the ids by the file names in the archive or folder."""
@@ -108,11 +108,11 @@ class KaggleFiles:
         """Return the function from the name of a split's image, SPLIT/ID.png, to its id."""
         return partial(_parse_id, re.compile(rf"{split}/({self.task.id_pattern})\.png"), split)
 
-    def _archive(self, split: Split) -> SevenZip:
+    def _archive(self, split: Split) -> SevenZipReader:
         """Return a split's archive, opened once: reading the header of a large one takes a second."""
         if split not in self._archives:
             name = self.task.archive_name(split)
-            self._archives[split] = SevenZip(partial(self._open, name), self._path_of(name))
+            self._archives[split] = SevenZipReader(partial(self._open, name), self._path_of(name))
         return self._archives[split]
 
     def _read_pngs(self, split: Split, names: list[str], put: Put[list[tuple[int, bytes]]]) -> None:

@@ -1,4 +1,4 @@
-"""An input folder -> a stream of (id, encoded image) per split, for each form in which the dataset is distributed."""
+"""An input folder -> a stream of (id, encoded image) per split, for each layout of the dataset's files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +10,11 @@ from pipeline.errors import InputError
 from pipeline.task import Ids, Image, Labels, Split, Task
 
 NOTEBOOK_MOUNT = Path("/kaggle/input")
-NUM_SHOWN = 5
+MAX_LISTED_FILES = 5
 
 
 class Source(Protocol):
-    """A dataset in one of its forms."""
+    """The dataset's files in one of their layouts."""
 
     name: str
     """Path of the files, for messages."""
@@ -47,19 +47,20 @@ class Source(Protocol):
 
 def find_source(folder: Path, task: Task) -> Source:
     """Return the source in an input folder. Raises InputError that lists the ways to get the input."""
-    source = search_source(folder, task)
+    source = find_source_or_none(folder, task)
     if source is not None:
         return source
     if not folder.is_dir():
         found = "does not exist"
     elif names := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
-        found = f"contains {', '.join(names[:NUM_SHOWN])}, expected the competition's files"
+        more = ", ..." if len(names) > MAX_LISTED_FILES else ""
+        found = f"contains {', '.join(names[:MAX_LISTED_FILES])}{more} but not the competition's files"
     else:
         found = "is empty"
     raise InputError(f"{folder} {found}.\n{_ways_to_get_input(task)}")
 
 
-def search_source(folder: Path, task: Task) -> Source | None:
+def find_source_or_none(folder: Path, task: Task) -> Source | None:
     """Return the source in an input folder, or else where a Kaggle notebook mounts its input, or else None.
 
     Raises InputError if `folder` is a file.
@@ -86,7 +87,7 @@ def _source_in(folder: Path, task: Task) -> Source | None:
 def _ways_to_get_input(task: Task) -> str:
     lines = [
         "Ways to get it:",
-        f"  python run.py download    Kaggle's files, by the Kaggle API (first accept the rules on {task.url})",
+        f"  python run.py download    Kaggle's files, via the Kaggle API (first accept the rules on {task.url})",
         "  python run.py demo        no download: the whole job on a small synthetic dataset",
         f"  --input DIR               a folder with {task.zip_name},",
         f"                            or {task.train_archive}, {task.test_archive} and {task.train_labels_csv},",

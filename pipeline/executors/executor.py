@@ -16,7 +16,7 @@ class Executor(Protocol):
     def train(
         self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: ProgressDisplay
     ) -> list[Predictions]:
-        """Train and evaluate folds, each from its last checkpoint; return their out-of-fold predictions in order."""
+        """Train folds, each from its last checkpoint; return their out-of-fold predictions in order."""
         ...
 
     def predict(

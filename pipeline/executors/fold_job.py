@@ -1,4 +1,4 @@
-"""One member on one fold: train it, evaluate it on its validation images, predict test images."""
+"""One member on one fold: train a model, predict its validation images, predict test images."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -35,14 +35,14 @@ class PredictRequest:
     rows: NDArray[np.int64]
     views: Sequence[TTAView]
     stage: str
-    """Name of the files that keep the logits."""
+    """Stage of the cascade; names the files of the logits."""
 
 
 @dataclass(frozen=True)
 class FoldJob:
     """A member on a fold (from 0), with its seed and folder. Independent of all other jobs."""
 
-    name: str
+    member_name: str
     member: MemberConfig
     task: Task
     fold: int
@@ -52,31 +52,31 @@ class FoldJob:
     tensorboard: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name} fold {self.fold}"
+        return f"{self.member_name} fold {self.fold}"
 
     def training_flops(self, table: FoldTable) -> float:
-        """Return the operations of its training."""
+        """Return the FLOPs of its training."""
         return training_flops(self.member, self.task, int((~table.is_validation(self.fold)).sum()))
 
     def prediction_flops(self, num_images: int, request: PredictRequest) -> float:
-        """Return the operations of predicting some images with the views of a request."""
+        """Return the FLOPs of predicting some images with the views of a request."""
         return num_images * forward_flops(self.member, self.task) * len(request.views)
 
     def train(
         self, machine: Machine, store: ImageStore, table: FoldTable, display: ProgressDisplay
     ) -> Iterator[EpochRecord | Predictions]:
-        """Train (resuming from the last checkpoint), evaluate, save.
+        """Train (resuming from the last checkpoint), predict the validation images, save.
 
         Yields each epoch after its checkpoint is saved, and at last the out-of-fold predictions of the finished fold.
         """
         validation = table.is_validation(self.fold)
         epochs, state = self.member.train.epochs, self._load_state()
-        done_before = state.num_epochs / epochs
+        fraction = state.num_epochs / epochs
         with (
             tensorboard_tracker(
                 self.folder.tensorboard, enabled=self.tensorboard, num_epochs=state.num_epochs
             ) as tracker,
-            display.bar(str(self), epochs=epochs, flops=self.training_flops(table), done_before=done_before) as bar,
+            display.bar(str(self), epochs=epochs, flops=self.training_flops(table), initial_fraction=fraction) as bar,
         ):
             states = train_fold(
                 self.member,
@@ -103,13 +103,22 @@ class FoldJob:
         self.log_accuracy(predictions, table)
         yield predictions
 
-    def log_epoch(self, record: EpochRecord, display: ProgressDisplay, place: str = "") -> None:
+    def log_epoch(self, record: EpochRecord, display: ProgressDisplay, node: str = "") -> None:
         """Log an epoch with the time left."""
         epochs = self.member.train.epochs
         left = timedelta(seconds=round((epochs - record.epoch) * record.seconds))
         log.info(
-            "%s%s: epoch %d/%d, loss %.4f, training accuracy %.4f, %.0f images/s, ETA %s (fold), %s (total)",
-            *(self, place, record.epoch, epochs, record.loss, record.accuracy, record.images_per_second, left),
+            "%s%s: epoch %d/%d, loss %.4f, training accuracy %.4f, %.0f images/s, time left %s (fold), %s (total)",
+            *(
+                self,
+                node and f" on {node}",
+                record.epoch,
+                epochs,
+                record.loss,
+                record.accuracy,
+                record.images_per_second,
+                left,
+            ),
             display.eta(),
         )
 
@@ -133,8 +142,8 @@ class FoldJob:
                 saved[index] = predictions
         return saved, missing
 
-    def trained_model(self, machine: Machine) -> tuple[nn.Module, InputSpec]:
-        """Return the fold's model for inference, and its input."""
+    def load_for_inference(self, machine: Machine) -> tuple[nn.Module, InputSpec]:
+        """Return the trained model, ready for inference, and its InputSpec."""
         model, spec = build_model(self.member, self.task, machine.device, self.folder.weights())
         return for_inference(model, machine), spec
 
@@ -155,7 +164,7 @@ class FoldJob:
         missing: dict[int, NDArray[np.int64]],
         display: ProgressDisplay,
     ) -> dict[int, Predictions]:
-        start, (model, spec) = time.perf_counter(), self.trained_model(machine)
+        start, (model, spec) = time.perf_counter(), self.load_for_inference(machine)
         total, done, slices = sum(map(len, missing.values())), 0, {}
         title = f"{self}: test images, {len(request.views)} views"
         with display.bar(title, flops=self.prediction_flops(total, request)) as bar:
@@ -173,7 +182,7 @@ class FoldJob:
         try:
             checkpoint = self.folder.load_checkpoint()
         except CorruptedFileError as error:
-            log.warning("%s; %s is trained from the start", error.reason, self)
+            log.warning("%s; %s restarts from scratch", error.reason, self)
             checkpoint = None
         if checkpoint is None:
             return TrainState()
@@ -214,5 +223,5 @@ def predict_slice(
 
 
 def _offset(on_progress: ProgressCallback, before: int, total: int) -> ProgressCallback:
-    """Report a slice's progress as part of all slices."""
+    """Return a callback that reports the progress of a slice as progress of the whole request."""
     return lambda done, _total: on_progress(before + done, total)

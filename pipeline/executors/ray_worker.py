@@ -100,7 +100,7 @@ def predict(
     """Predict a slice of the test images, the rows of the request."""
     machine = set_up_machine(config)
     with _local_job(job, files) as local:
-        model, spec = local.trained_model(machine)
+        model, spec = local.load_for_inference(machine)
         store = ImageStore(ids, images, "", local.folder.path)
         predictions = predict_slice(model, spec, store, request.rows, request.views, machine)
         local.folder.save_test_slice(request.stage, index, predictions)

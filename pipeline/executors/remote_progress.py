@@ -16,13 +16,13 @@ class RemoteProgress:
         self._display, self._table, self._stack = display, table, bars
         self._bars: dict[str, Bar] = {}
 
-    def report_epoch(self, job: FoldJob, record: EpochRecord, place: str) -> None:
+    def report_epoch(self, job: FoldJob, record: EpochRecord, node: str) -> None:
         """Show and log an epoch that finished on a device or node."""
         epochs, flops = job.member.train.epochs, job.training_flops(self._table)
         if str(job) not in self._bars:
             self._bars[str(job)] = self._stack.enter_context(
                 self._display.bar(
-                    f"{job} on {place}", epochs=epochs, flops=flops, done_before=(record.epoch - 1) / epochs
+                    f"{job} on {node}", epochs=epochs, flops=flops, initial_fraction=(record.epoch - 1) / epochs
                 )
             )
         bar = self._bars[str(job)]
@@ -30,7 +30,7 @@ class RemoteProgress:
         bar.set_postfix(f"loss {record.loss:.3f}, accuracy {record.accuracy:.3f}, {speed}")
         num_images = int((~self._table.is_validation(job.fold)).sum())
         bar(record.epoch * num_images, epochs * num_images)
-        job.log_epoch(record, self._display, f" on {place}")
+        job.log_epoch(record, self._display, node)
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """Early exit: the stages of a cascade, and the exit thresholds.
 
-One model with two TTA views settles most images. Each stage adds models, the last one the remaining TTA views, and only
-images whose prediction could still change enter it. The exit thresholds are fitted on a calibration sample of test
-images that gets the full ensemble: an exit costs the difference, in the full ensemble's probabilities, between its
-predicted class and the class predicted at the exit. Temperature scaling, fitted out of fold, calibrates these
-probabilities; importance weights make the cost that on the validation distribution: the test set may be out of
-distribution.
+One model with two TTA views is enough for most images. Each stage adds models, the last one the remaining TTA views,
+and only images with a low margin enter it. The exit thresholds are fitted on a sample of test images that gets the full
+ensemble (all models, all TTA views): the expected accuracy drop of an exit is p(class of the full ensemble) minus
+p(class at the exit), both by the probabilities of the full ensemble, whose temperatures are fitted out of fold.
+Importance weights reweight the sample to the validation distribution: the test set may be out of distribution.
 """
 
 from collections.abc import Sequence
@@ -18,12 +17,12 @@ from pipeline.learning.predict import TTA, TTAView, tta_views
 
 Floats = NDArray[np.float64]
 Probabilities = NDArray[np.float32]
-NUM_BINS = 10  # of the margin, for the importance weights
+NUM_MARGIN_BINS = 10  # for the importance weights
 
 
 @dataclass(frozen=True)
 class ModelPass:
-    """One model, by its index in the order of the cascade, on some TTA views: a forward pass per view."""
+    """Forward passes of one model, by its index in the order of the cascade: one per TTA view."""
 
     model: int
     views: tuple[TTAView, ...]
@@ -63,46 +62,48 @@ def margins(probabilities: Probabilities) -> Floats:
 class ExitThresholds:
     """An image exits after a stage if its margin is at least the stage's threshold."""
 
-    margins: tuple[float, ...]
+    thresholds: tuple[float, ...]
     """One per stage but the last."""
     expected_accuracy_drop: float
     """Against the full ensemble, on the validation distribution."""
 
 
 def fit_exit_thresholds(
-    after_stages: Sequence[Probabilities], max_accuracy_drop: float, weights: Floats
+    stage_probabilities: Sequence[Probabilities], max_accuracy_drop: float, weights: Floats
 ) -> ExitThresholds:
     """Fit the thresholds on a calibration sample.
 
-    `after_stages` are the ensemble's probabilities [N, classes] after each stage, the last being the full ensemble's;
-    `weights` [N] are the importance weights of the images. Each stage may spend an equal part of `max_accuracy_drop`,
-    plus what earlier stages left.
+    `stage_probabilities` are the ensemble's probabilities [N, classes] after each stage, the last being the full
+    ensemble's; `weights` [N] are the importance weights of the images. Each stage may cost an equal part of
+    `max_accuracy_drop`, plus what earlier stages left.
     """
-    full, shares = after_stages[-1].astype(np.float64), weights / weights.sum()
+    full, normalized_weights = stage_probabilities[-1].astype(np.float64), weights / weights.sum()
     rows, active = np.arange(len(full)), np.ones(len(full), bool)
     thresholds, spent = [], 0.0
-    for stage, probabilities in enumerate(after_stages[:-1], start=1):
-        drop = shares * (full.max(1) - full[rows, probabilities.argmax(1)])
+    for stage, probabilities in enumerate(stage_probabilities[:-1], start=1):
+        drops = normalized_weights * (full.max(1) - full[rows, probabilities.argmax(1)])
         margin = margins(probabilities)
         order = np.argsort(-margin, kind="stable")
         order = order[active[order]]
-        allowed = max_accuracy_drop * stage / (len(after_stages) - 1) - spent
-        num_exits = int(np.searchsorted(np.cumsum(drop[order]), allowed, side="right"))
+        allowed = max_accuracy_drop * stage / (len(stage_probabilities) - 1) - spent
+        num_exits = int(np.searchsorted(np.cumsum(drops[order]), allowed, side="right"))
         # The next float above the first margin that may not exit, so that images with an equal margin stay too.
         threshold = float(np.nextafter(margin[order[num_exits]], 2)) if num_exits < len(order) else 0.0
         exits = active & (margin >= threshold)
-        spent += float(drop[exits].sum())
+        spent += float(drops[exits].sum())
         active &= ~exits
         thresholds.append(threshold)
     return ExitThresholds(tuple(thresholds), spent)
 
 
-def importance_weights(validation: Floats, calibration: Floats) -> Floats:
-    """Return weights [N] that give calibration margins [N] the distribution of validation margins [M]."""
-    edges = np.quantile(validation, np.linspace(0, 1, NUM_BINS + 1)[1:-1])
-    bins = np.searchsorted(edges, calibration, side="right")
-    target = np.bincount(np.searchsorted(edges, validation, side="right"), minlength=NUM_BINS) / len(validation)
-    actual = np.bincount(bins, minlength=NUM_BINS) / len(calibration)
+def importance_weights(validation_margins: Floats, calibration_margins: Floats) -> Floats:
+    """Return weights [N] that give the calibration margins [N] the distribution of the validation margins [M]."""
+    edges = np.quantile(validation_margins, np.linspace(0, 1, NUM_MARGIN_BINS + 1)[1:-1])
+    bins = np.searchsorted(edges, calibration_margins, side="right")
+    target = np.bincount(np.searchsorted(edges, validation_margins, side="right"), minlength=NUM_MARGIN_BINS) / len(
+        validation_margins
+    )
+    actual = np.bincount(bins, minlength=NUM_MARGIN_BINS) / len(calibration_margins)
     return target[bins] / actual[bins]
 
 

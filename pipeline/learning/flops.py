@@ -1,4 +1,4 @@
-"""A member's config -> its floating point operations, by torch's own counter."""
+"""A member's config -> its FLOPs, by torch's own counter."""
 
 from functools import cache
 
@@ -15,7 +15,7 @@ BATCH = 4  # enough for batch norm; the count is divided by it
 
 
 def training_flops(member: MemberConfig, task: Task, *num_images: int) -> float:
-    """Return the operations of all epochs, forward and backward; `num_images` are those of each fold."""
+    """Return the FLOPs of all epochs, forward and backward; `num_images` are those of each fold."""
     config, model = member.train, member.model.model_dump_json()
     full_size = input_spec(member.model, task).size
     batch_sizes = [min(config.batch_size, num) for num in num_images]
@@ -29,19 +29,19 @@ def training_flops(member: MemberConfig, task: Task, *num_images: int) -> float:
 
 
 def prediction_flops(member: MemberConfig, task: Task, tta: TTA) -> float:
-    """Return the operations of predicting one image with one model and all TTA views."""
+    """Return the FLOPs of predicting one image with one model and all TTA views."""
     return forward_flops(member, task) * len(tta_views(tta))
 
 
 def forward_flops(member: MemberConfig, task: Task) -> float:
-    """Return the operations of one forward pass of one image."""
+    """Return the FLOPs of one forward pass of one image."""
     size = input_spec(member.model, task).size
     return _count(member.model.model_dump_json(), task, size, backward=False, is_frozen=False)
 
 
 @cache
 def _count(config: str, task: Task, size: int, *, backward: bool, is_frozen: bool) -> float:
-    """Return the operations per image of a model's config (as JSON): two for each multiplication with its addition."""
+    """Return the FLOPs per image of a model's config (as JSON): two for each multiplication with its addition."""
     model = create_meta_model(ModelConfig.model_validate_json(config), task).train(backward)
     images = torch.zeros(BATCH, 3, size, size, device="meta")
     labels = torch.zeros(BATCH, dtype=torch.long, device="meta")

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
-from pipeline.results import Calibration, ClassScores, Interval, PairedTest, Scores
+from pipeline.results import ClassScores, Interval, PairedTest, ReliabilityDiagram, Scores
 
 Probabilities = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -49,7 +49,7 @@ def score_classes(matrix: NDArray[np.int64], class_names: Sequence[str]) -> dict
     }
 
 
-def calibration(probabilities: Probabilities, labels: Labels, num_bins: int = 15) -> Calibration:
+def reliability_diagram(probabilities: Probabilities, labels: Labels, num_bins: int = 15) -> ReliabilityDiagram:
     """Return the reliability diagram and the expected calibration error (Guo et al. 2017).
 
     Bins of equal width over the largest probability; the error is the mean distance of confidence and accuracy over
@@ -61,7 +61,7 @@ def calibration(probabilities: Probabilities, labels: Labels, num_bins: int = 15
     filled = counts > 0
     mean_confidence = np.bincount(bins, confidence, num_bins)[filled] / counts[filled]
     accuracy = np.bincount(bins, correct, num_bins)[filled] / counts[filled]
-    return Calibration(
+    return ReliabilityDiagram(
         confidence=mean_confidence.tolist(),
         accuracy=accuracy.tolist(),
         num_images=counts[filled].tolist(),

@@ -171,7 +171,7 @@ def tutorial_cnn(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa:
 
 @register_model
 def airbench94_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
-    """Widths 32/128/256: about a third of the operations of airbench94."""
+    """Widths 32/128/256: about a third of the FLOPs of airbench94."""
     return _create(Airbench, kwargs, widths=(32, 128, 256), depth=2)
 
 

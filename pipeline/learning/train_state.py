@@ -1,4 +1,4 @@
-"""The state of a training after an epoch: enough to resume it to the same bytes."""
+"""The state of a training run after an epoch: all that is needed to resume it bit for bit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,12 +6,12 @@ from typing import Any, Self
 
 from torch import Tensor
 
-LR_COLUMN = "lr_"
+LR_PREFIX = "lr_"
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: means over its steps, its learning rates at the end, its time."""
+    """One epoch: means over its steps, final learning rates, wall time."""
 
     epoch: int
     """From 1."""
@@ -25,7 +25,7 @@ class EpochRecord:
 
     def to_row(self) -> dict[str, float]:
         """Return a flat row of the history, with a column `lr_NAME` for each optimizer."""
-        rates = {f"{LR_COLUMN}{name}": rate for name, rate in self.learning_rates.items()}
+        rates = {f"{LR_PREFIX}{name}": rate for name, rate in self.learning_rates.items()}
         return {
             "epoch": self.epoch,
             "loss": self.loss,
@@ -38,17 +38,18 @@ class EpochRecord:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """Return the record of a row of the history."""
-        rates = {key.removeprefix(LR_COLUMN): rate for key, rate in row.items() if key.startswith(LR_COLUMN)}
-        rest = {key: value for key, value in row.items() if not key.startswith(LR_COLUMN)}
+        rates = {key.removeprefix(LR_PREFIX): rate for key, rate in row.items() if key.startswith(LR_PREFIX)}
+        rest = {key: value for key, value in row.items() if not key.startswith(LR_PREFIX)}
         return cls(learning_rates=rates, **rest)
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """History and tensors after an epoch. There is no random state: every epoch and batch has a seed of its own."""
+    """History and tensors after an epoch. No RNG state is needed: every epoch and batch has a seed of its own."""
 
     history: list[EpochRecord] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    """Named `model.*`, `ema.*` and `optimizer.*`; and `num_updates`."""
 
     @property
     def num_epochs(self) -> int:
@@ -60,7 +61,7 @@ class TrainState:
         return [record.to_row() for record in self.history]
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights for inference: the moving average where the config has one."""
+        """Return the weights for inference: the EMA weights where the config has an EMA."""
         return strip_prefix(self.tensors, "ema.") or strip_prefix(self.tensors, "model.")
 
 

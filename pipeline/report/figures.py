@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.report.blocks import Drawing
 from pipeline.report.canvas import FAINT, SERIES, canvas, plain_text
-from pipeline.results import Calibration, Interval
+from pipeline.results import Interval, ReliabilityDiagram
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def accuracies(labels: Sequence[str], values: Sequence[float], intervals: Sequen
     return result.drawing
 
 
-def reliability(uncalibrated: Calibration, calibrated: Calibration) -> Drawing:
+def reliability(uncalibrated: ReliabilityDiagram, calibrated: ReliabilityDiagram) -> Drawing:
     """Plot accuracy against confidence, without and with temperature scaling."""
     with canvas("reliability", 4.6, 4.0) as result:
         axes = result.axes

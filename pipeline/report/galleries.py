@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.config import MemberConfig
-from pipeline.ensemble import Probabilities, to_probabilities
+from pipeline.ensemble import Probabilities
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.label_issues import find_label_issues
 from pipeline.learning.models import input_spec
@@ -18,6 +18,7 @@ from pipeline.report import figures
 from pipeline.report.blocks import Block, CaptionedImage, Code, Figure, Gallery, ImageTable, Section, Text
 from pipeline.report.images import as_data_uri, training_image
 from pipeline.report.run_data import RunData
+from pipeline.temperature_scaling import to_probabilities
 
 NUM_IN_GALLERY = 24
 NUM_EXAMPLES = 8  # training images that are shown augmented

@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 
 from pipeline.config import Config
 from pipeline.data.image_cache import ImageStore
-from pipeline.ensemble import Ensemble, Probabilities, to_probabilities
+from pipeline.ensemble import Ensemble, Probabilities
 from pipeline.errors import RunError
 from pipeline.evaluate import Evaluation
 from pipeline.ledger import Upload
-from pipeline.predictions import TestPredictions
+from pipeline.predictions import CascadePredictions
 from pipeline.results import EnsembleMetrics, Scores
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
 from pipeline.task import Split, Task
+from pipeline.temperature_scaling import to_probabilities
 
 Images = NDArray[np.uint8]
 History = list[dict[str, float]]
@@ -39,7 +40,7 @@ class RunData:
     evaluation: Evaluation
     histories: Mapping[str, Mapping[int, History]]
     """member -> fold -> epochs."""
-    test: TestPredictions | None
+    test: CascadePredictions | None
     """None: not predicted yet."""
     test_images: Images | None
     """In the order of the predicted ids; None without test predictions."""
@@ -59,8 +60,8 @@ class RunData:
     @property
     def probabilities(self) -> Probabilities:
         """The ensemble's out-of-fold probabilities [N, classes]."""
-        assert self.evaluation.combined is not None, "some folds are not trained"
-        return to_probabilities(self.evaluation.combined.logits_for(self.table.ids))
+        assert self.evaluation.ensemble_predictions is not None, "some folds are not trained"
+        return to_probabilities(self.evaluation.ensemble_predictions.logits_for(self.table.ids))
 
     def out_of_fold_scores(self, member: str) -> Scores:
         """Return the out-of-fold scores of a member."""
@@ -75,7 +76,7 @@ def collect(
     stores: Mapping[Split, ImageStore],
     evaluation: Evaluation,
     uploads: list[Upload],
-    test: TestPredictions | None,
+    test: CascadePredictions | None,
 ) -> RunData:
     """Read config, environment, times and histories of a run whose folds are all trained.
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from pipeline.report import galleries, scores
 from pipeline.report.blocks import Block, Code, Page, Section, Stat, Table, Text
+from pipeline.report.confusion_matrix import confusion_matrix
 from pipeline.report.run_data import RunData
 from pipeline.results import ClassScores
 
@@ -14,7 +15,7 @@ def run_page(data: RunData) -> Page:
     sections: Sequence[Callable[[RunData], Section]] = (
         scores.folds,
         scores.learning_curves,
-        scores.confusion_matrix,
+        confusion_matrix,
         scores.class_accuracy,
         galleries.training_images,
         galleries.confident_errors,

@@ -4,14 +4,11 @@ import numpy as np
 
 from pipeline.ensemble import Ensemble, Probabilities
 from pipeline.learning import metrics
-from pipeline.learning.train_state import LR_COLUMN
+from pipeline.learning.train_state import LR_PREFIX
 from pipeline.report import figures
-from pipeline.report.blocks import Block, Cell, Figure, Gallery, Matrix, Number, Section, Table, Text
-from pipeline.report.images import training_image
+from pipeline.report.blocks import Block, Cell, Figure, Matrix, Number, Section, Table, Text
 from pipeline.report.run_data import History, RunData
 from pipeline.results import Agreement, ClassScores
-
-NUM_IN_CELL = 16  # images of a cell of the confusion matrix
 
 
 def folds(data: RunData) -> Section:
@@ -82,39 +79,11 @@ def learning_curves(data: RunData) -> Section:
 def _curve_labels(history: History) -> dict[str, str]:
     """Return the columns of a history to plot, each with its label."""
     rates = {
-        key: f"{key.removeprefix(LR_COLUMN)} learning rate (end of epoch)"
+        key: f"{key.removeprefix(LR_PREFIX)} learning rate (end of epoch)"
         for key in history[0]
-        if key.startswith(LR_COLUMN)
+        if key.startswith(LR_PREFIX)
     }
     return {"loss": "training loss (nats)", "accuracy": "training accuracy", **rates}
-
-
-def confusion_matrix(data: RunData) -> Section:
-    """Return the confusion matrix; each cell has its images, the most confident first."""
-    class_names, probabilities = data.task.class_names, data.probabilities
-    matrix, predicted = np.array(data.ensemble_metrics.confusion_matrix), probabilities.argmax(1)
-    cells = {}
-    for true, true_name in enumerate(class_names):
-        for label, name in enumerate(class_names):
-            rows = np.flatnonzero((data.table.labels == true) & (predicted == label))
-            if len(rows):
-                top = rows[np.argsort(-probabilities[rows, label], kind="stable")][:NUM_IN_CELL]
-                title = f"{true_name}, correct" if true == label else f"{true_name} predicted as {name}"
-                caption = f"{title}: the {len(top)} most confident of {len(rows):,}"
-                images = [training_image(data, int(row), f"{probabilities[row, label]:.3f}") for row in top]
-                cells[true, label] = Gallery(caption, images)
-    wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
-    block = Matrix(
-        caption=f"Out of fold, n = {len(predicted):,}: rows are true, columns are predicted, errors are shaded. "
-        "Click on a cell to see its images.",
-        row_title="true \\ predicted",
-        rows=class_names,
-        columns=class_names,
-        values=[[f"{value:,}" for value in row] for row in matrix],
-        shades=(wrong / max(int(wrong.max()), 1)).tolist(),
-        images=cells,
-    )
-    return Section("confusion", "Confusion matrix", [block])
 
 
 def class_accuracy(data: RunData) -> Section:
@@ -133,8 +102,8 @@ def class_accuracy(data: RunData) -> Section:
 
 def calibration(data: RunData) -> Section:
     """Return the reliability diagram without and with temperature scaling."""
-    before = metrics.calibration(_out_of_fold(data, data.ensemble.uncalibrated()), data.table.labels)
-    after = metrics.calibration(data.probabilities, data.table.labels)
+    before = metrics.reliability_diagram(_out_of_fold(data, data.ensemble.uncalibrated()), data.table.labels)
+    after = metrics.reliability_diagram(data.probabilities, data.table.labels)
     temperatures = ", ".join(f"{name} {value:.2f}" for name, value in data.ensemble.temperatures.items())
     caption = (
         f"Temperatures: {temperatures}. Expected calibration error (ECE) {before.error:.4f} before and "
@@ -147,7 +116,9 @@ def calibration(data: RunData) -> Section:
 def ensemble_members(data: RunData) -> Section:
     """Return each member's scores and contribution, and the agreement of the models."""
     table, ensemble, scores = data.table, data.ensemble, data.ensemble_metrics.scores
-    logits = {name: predictions.logits_for(table.ids) for name, predictions in data.evaluation.members.items()}
+    logits = {
+        name: predictions.logits_for(table.ids) for name, predictions in data.evaluation.member_predictions.items()
+    }
     rows: list[list[Cell]] = []
     for name in logits:
         gain = reduction = None
@@ -171,21 +142,23 @@ def ensemble_members(data: RunData) -> Section:
 
 
 def _agreement(agreement: Agreement) -> Matrix:
-    shares = np.array(agreement.shares)
+    rates = np.array(agreement.rates)
     return Matrix(
         caption="Agreement: test images for which two models predict the same class, in percent; "
         f"n = {agreement.num_images:,}, all TTA views.",
         row_title="",
         rows=agreement.models,
         columns=agreement.models,
-        values=[[f"{100 * value:.1f}" for value in row] for row in shares],
-        shades=np.clip(2 * (1 - shares), 0, 1).tolist(),
+        values=[[f"{100 * value:.1f}" for value in row] for row in rates],
+        shades=np.clip(2 * (1 - rates), 0, 1).tolist(),
     )
 
 
 def _out_of_fold(data: RunData, ensemble: Ensemble) -> Probabilities:
     """Return out-of-fold probabilities [N, classes] of an ensemble of some of the members."""
-    ids, probabilities = ensemble.probabilities((name, data.evaluation.members[name]) for name in ensemble.weights)
+    ids, probabilities = ensemble.probabilities(
+        (name, data.evaluation.member_predictions[name]) for name in ensemble.weights
+    )
     assert np.array_equal(ids, data.table.ids)
     return probabilities
 

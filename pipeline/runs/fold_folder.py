@@ -1,21 +1,18 @@
-"""submissions/<run>/<member>/fold_<n>/: the checkpoint of a training in progress, the results of a finished fold."""
+"""submissions/<run>/<member>/fold_<n>/: checkpoint of an unfinished training run, results of a finished fold."""
 
 import csv
-import hashlib
 import io
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from pipeline.files import write_bytes, write_text
 from pipeline.predictions import Predictions
 from pipeline.progress import log
+from pipeline.runs.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.runs.checksums import CHECKSUMS_JSON, Checksums
 from pipeline.runs.prediction_files import (
     CorruptedFileError,
@@ -50,20 +47,12 @@ class FoldFolder:
         return [self.path / name for name in self._checksums.corrupted()]
 
     def save_checkpoint(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
-        """Save a training in progress."""
-        metadata = {"history": json.dumps(list(history)), "sha256": _checksum(tensors)}
-        write_bytes(self._checkpoint, safetensors.torch.save(dict(tensors), metadata=metadata))
+        """Save an unfinished training run."""
+        save_checkpoint(self._checkpoint, history, tensors)
 
     def load_checkpoint(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]] | None:
-        """Return history and tensors of a training in progress, if there is one. Raises CorruptedFileError."""
-        if not self._checkpoint.exists():
-            return None
-        with read_errors(self._checkpoint), safe_open(self._checkpoint, "pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if metadata["sha256"] != _checksum(tensors):
-                raise ValueError("its checksum is wrong")
-            return json.loads(metadata["history"]), tensors
+        """Return history and tensors of an unfinished training run, if there is one. Raises CorruptedFileError."""
+        return load_checkpoint(self._checkpoint) if self._checkpoint.exists() else None
 
     def finish(
         self, history: Sequence[Mapping[str, Any]], weights: Mapping[str, Tensor], out_of_fold: Predictions
@@ -130,15 +119,6 @@ class FoldFolder:
 
     def _test_slice(self, stage: str, index: int) -> Path:
         return self._test_logits / f"{stage}.{index:03}.npz"
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of all tensors; in the checkpoint itself, so that both are always of the same epoch."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.config_files import build_config, differences, parse_yaml
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import write_json, write_text
-from pipeline.predictions import Predictions, TestPredictions
+from pipeline.predictions import CascadePredictions, Predictions
 from pipeline.results import CascadeStats, Metrics, Result
 from pipeline.runs.checksums import Checksums
 from pipeline.runs.fold_folder import FoldFolder
@@ -179,7 +179,7 @@ class RunFolder:
         """Return the metrics of the last evaluation. Raises RunError if they are missing or corrupted."""
         return self._load_result(METRICS, Metrics, "validate")
 
-    def save_test_predictions(self, test: TestPredictions) -> None:
+    def save_test_predictions(self, test: CascadePredictions) -> None:
         """Save the ensemble's test predictions, and how the cascade made them."""
         save_predictions(self._test_predictions, test.predictions, forward_passes=test.forward_passes)
         self.save_json(CASCADE, test.stats.model_dump(mode="json"))
@@ -196,13 +196,13 @@ class RunFolder:
         with self._test_predictions_errors():
             return load_predictions(self._test_predictions)
 
-    def test_results(self) -> TestPredictions:
+    def test_results(self) -> CascadePredictions:
         """Return the test predictions with the cascade's statistics. Raises RunError if there are none."""
         predictions = self.test_predictions()
-        with self._test_predictions_errors(), read_errors(self._test_predictions):
-            with np.load(self._test_predictions, allow_pickle=False) as arrays:
-                forward_passes = arrays["forward_passes"]
-        return TestPredictions(predictions, forward_passes, self._load_result(CASCADE, CascadeStats, "predict"))
+        path = self._test_predictions
+        with self._test_predictions_errors(), read_errors(path), np.load(path, allow_pickle=False) as arrays:
+            forward_passes = arrays["forward_passes"]
+        return CascadePredictions(predictions, forward_passes, self._load_result(CASCADE, CascadeStats, "predict"))
 
     @contextmanager
     def _test_predictions_errors(self) -> Iterator[None]:

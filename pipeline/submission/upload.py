@@ -21,7 +21,7 @@ def submit(
     not there in time.
     """
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    earlier = ledger.of_file(sha256)
+    earlier = ledger.uploads_of(sha256)
     upload = earlier[-1] if earlier else None
     if upload is not None and upload.ref is None:
         upload = _lookup_upload(client, upload)

@@ -15,11 +15,11 @@ import safetensors.torch
 import torch
 
 from pipeline.config_files import build_config, override_config, parse_yaml
-from pipeline.data.archive import SevenZip
 from pipeline.data.decode import decode_png
 from pipeline.data.image_cache import open_store
 from pipeline.data.kaggle_files import KaggleFiles
 from pipeline.data.labels import parse_ids, parse_labels
+from pipeline.data.seven_zip_reader import SevenZipReader
 from pipeline.data.torchvision_files import load_batch
 from pipeline.demo.dataset import encode_png, make_synthetic_dataset
 from pipeline.errors import UserError
@@ -47,7 +47,7 @@ class Target:
 
 
 def _archive(data: bytes) -> None:
-    archive = SevenZip(lambda: io.BytesIO(data), "fuzz.7z")
+    archive = SevenZipReader(lambda: io.BytesIO(data), "fuzz.7z")
     archive.names()
     for _ in archive.read():
         pass

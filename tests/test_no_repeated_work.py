@@ -8,9 +8,9 @@ import pytest
 from conftest import CONFIG, NUM_TEST, NUM_TRAIN
 
 from pipeline import workflow
-from pipeline.context import open_context
 from pipeline.data import kaggle_files, source
 from pipeline.learning import models
+from pipeline.run_context import open_context
 from pipeline.task import CIFAR10
 
 
@@ -28,7 +28,7 @@ def calls(monkeypatch):
 
         monkeypatch.setattr(module, name, counted)
 
-    count(source, "search_source")
+    count(source, "find_source_or_none")
     count(kaggle_files, "decode_png")
     count(workflow, "evaluate")
     count(models.timm, "create_model")
@@ -51,7 +51,7 @@ def test_whole_job_does_everything_once(calls, zip_folder, tmp_path, monkeypatch
     loaded = [name.removeprefix("load ") for name in calls if name.startswith("load ")]
     predictions = [name for name in loaded if name.endswith(".npz")]
 
-    assert calls["search_source"] == 1
+    assert calls["find_source_or_none"] == 1
     assert calls["decode_png"] == NUM_TRAIN + NUM_TEST
     assert calls["evaluate"] == 1
     assert predictions == []

@@ -1,4 +1,4 @@
-"""What a job works on: config, run folder, source, images, labels and folds, opened once."""
+"""RunContext: config, run folder, source, images, labels and folds of a run, opened once."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -37,19 +37,19 @@ LOCAL = ExecutorOptions()
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a job works on: opened once, handed down to every step."""
+    """What a run needs: opened once, handed down to every step."""
 
     task: Task
     config: Config
     config_name: str
-    """For the ledger."""
+    """Shown in the ledger."""
     run: RunFolder
     source: Source
     cache_dir: Path
     executor: ExecutorOptions
     only_fold: int | None = None
-    known_test_labels: Labels | None = None
-    """Of the scored test images of the synthetic dataset."""
+    demo_test_labels: Labels | None = None
+    """Labels of the scored test images of the synthetic dataset; None for real data."""
 
     @cached_property
     def machine(self) -> Machine:
@@ -69,15 +69,15 @@ class RunContext:
     @cached_property
     def test_labels(self) -> Labels | None:
         """The labels of test images, where they are known."""
-        return self.known_test_labels or self.source.test_labels()
+        return self.demo_test_labels or self.source.test_labels()
 
     @cached_property
-    def table(self) -> FoldTable:
+    def fold_table(self) -> FoldTable:
         """The folds of the training images: loaded, or made when the run starts."""
         return self.run.folds() if self.run.has_folds else _make_folds(self)
 
     def input_checksums(self) -> dict[str, str]:
-        """Return what identifies the input."""
+        """Return the checksums of images and labels."""
         checksums = {f"{split}_images": store.checksum for split, store in self.stores.items()}
         return checksums | {"train_labels": self.labels.checksum()}
 
@@ -145,7 +145,7 @@ def open_demo(
         task, config_path=config_path, input_dir=folder, run_name=run_name, overrides=overrides, executor=executor
     )
     solution = folder / SOLUTION_CSV
-    return replace(context, known_test_labels=parse_labels(solution.read_bytes(), str(solution), task))
+    return replace(context, demo_test_labels=parse_labels(solution.read_bytes(), str(solution), task))
 
 
 def open_run(name: str | None) -> RunFolder:

@@ -27,7 +27,7 @@ READ_SIZE = 1 << 20  # bytes
 MAX_MEMBER = 1 << 20  # bytes; a larger member is not one of the competition's small images
 
 
-class SevenZip:
+class SevenZipReader:
     """One archive. `open_file` opens it, once per thread. Every error is an InputError that names the archive."""
 
     def __init__(self, open_file: Callable[[], AbstractContextManager[BinaryIO]], name: str) -> None:

@@ -4,7 +4,7 @@ from functools import partial
 import py7zr
 import pytest
 
-from pipeline.data.archive import SevenZip
+from pipeline.data.seven_zip_reader import SevenZipReader
 from pipeline.demo.dataset import write_archive
 from pipeline.errors import InputError
 
@@ -12,7 +12,7 @@ MEMBERS = {f"test/{i}.png": bytes([i % 256]) * (i * 7 + 1) + b"tail" for i in ra
 
 
 def read(path):
-    return list(SevenZip(partial(path.open, "rb"), path.name).read())
+    return list(SevenZipReader(partial(path.open, "rb"), path.name).read())
 
 
 @pytest.mark.parametrize(
