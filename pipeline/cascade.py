@@ -61,38 +61,7 @@ def predict_cascade(
     stages = plan_stages(len(predictor.jobs), predictor.jobs[0].tta)
     sample = np.sort(np.random.default_rng(seed).permutation(num_images)[: config.calibration_size])
     fit = _fit_thresholds(predictor, stages, sample, config.max_accuracy_drop, out_of_fold)
-    full_passes = sum(map(num_forward_passes, stages))
-    probabilities = np.empty((num_images, out_of_fold.logits.shape[1]), np.float32)
-    forward_passes = np.zeros(num_images, np.int64)
-    probabilities[sample], forward_passes[sample] = fit.probabilities, full_passes
-    rows, stats = np.setdiff1d(np.arange(num_images), sample), []
-    for index, stage in enumerate(stages):
-        if not len(rows):
-            break
-        is_last = index + 1 == len(stages)
-        probabilities[rows] = predictor.run_stage(stage, f"{STAGE}_{index}", rows, keep_logits=not is_last)
-        forward_passes[rows] += num_forward_passes(stage)
-        stage_stats = StageStats(forward_passes=num_forward_passes(stage), num_images=len(rows))
-        if not is_last:
-            budget = config.max_forward_passes * num_images - float(forward_passes.sum())
-            max_images = max(0, int(budget / num_forward_passes(stages[index + 1])))
-            threshold = fit.thresholds.thresholds[index]
-            wanted = needs_more_models(probabilities[rows], threshold, len(rows))
-            within_budget = needs_more_models(probabilities[rows], threshold, max_images)
-            stage_stats = stage_stats.model_copy(update={"num_budget_exits": int(wanted.sum() - within_budget.sum())})
-            rows = rows[within_budget]
-            predictor.discard_other_rows(rows)
-        stats.append(stage_stats)
-    cascade = CascadeStats(
-        stages=stats,
-        full_forward_passes=full_passes,
-        mean_forward_passes=float(forward_passes.mean()),
-        agreement=fit.agreement,
-        calibration_size=len(sample),
-        exit_thresholds=list(fit.thresholds.thresholds),
-        expected_accuracy_drop=fit.thresholds.expected_accuracy_drop,
-    )
-    return _log_and_pack(store, probabilities, forward_passes, cascade)
+    return _predict_with_exits(predictor, stages, sample, fit, config)
 
 
 def max_prediction_flops(jobs: Sequence[FoldJob], config: CascadeConfig | None, num_images: int) -> float:
@@ -139,6 +108,53 @@ def _predict_full(predictor: "_EnsemblePredictor") -> CascadePredictions:
         agreement=predictor.agreement(),
     )
     return _log_and_pack(predictor.store, probabilities, np.full(num_images, passes), stats)
+
+
+def _predict_with_exits(
+    predictor: "_EnsemblePredictor",
+    stages: Sequence[Stage],
+    sample: NDArray[np.int64],
+    fit: "_ThresholdFit",
+    config: CascadeConfig,
+) -> CascadePredictions:
+    """Run the cascade on all test images but the calibration sample."""
+    num_images = len(predictor.store.ids)
+    full_passes = sum(map(num_forward_passes, stages))
+    probabilities = np.empty((num_images, fit.probabilities.shape[1]), np.float32)
+    forward_passes = np.zeros(num_images, np.int64)
+    probabilities[sample], forward_passes[sample] = fit.probabilities, full_passes
+    rows, stats = np.setdiff1d(np.arange(num_images), sample), []
+    for index, stage in enumerate(stages):
+        if not len(rows):
+            break
+        is_last = index + 1 == len(stages)
+        probabilities[rows] = predictor.run_stage(stage, f"{STAGE}_{index}", rows, keep_logits=not is_last)
+        forward_passes[rows] += num_forward_passes(stage)
+        num_images_here, num_budget_exits = len(rows), 0
+        if not is_last:
+            budget = config.max_forward_passes * num_images - float(forward_passes.sum())
+            max_images = max(0, int(budget / num_forward_passes(stages[index + 1])))
+            below = needs_more_models(probabilities[rows], fit.thresholds.thresholds[index], num_images)
+            within_budget = needs_more_models(probabilities[rows], fit.thresholds.thresholds[index], max_images)
+            rows, num_budget_exits = rows[within_budget], int(below.sum() - within_budget.sum())
+            predictor.discard_other_rows(rows)
+        stats.append(
+            StageStats(
+                forward_passes=num_forward_passes(stage),
+                num_images=num_images_here,
+                num_budget_exits=num_budget_exits,
+            )
+        )
+    cascade = CascadeStats(
+        stages=stats,
+        full_forward_passes=full_passes,
+        mean_forward_passes=float(forward_passes.mean()),
+        agreement=fit.agreement,
+        calibration_size=len(sample),
+        exit_thresholds=list(fit.thresholds.thresholds),
+        expected_accuracy_drop=fit.thresholds.expected_accuracy_drop,
+    )
+    return _log_and_pack(predictor.store, probabilities, forward_passes, cascade)
 
 
 def _log_and_pack(

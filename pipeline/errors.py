@@ -18,7 +18,7 @@ class RunError(UserError):
 
 
 class TrainingError(UserError):
-    """A training that can't continue."""
+    """A training run that can't continue."""
 
 
 class KaggleError(UserError):

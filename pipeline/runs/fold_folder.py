@@ -94,7 +94,7 @@ class FoldFolder:
         return predictions if matches else None
 
     def export_files(self, only: Collection[str] = ()) -> Files:
-        """Return the files of a training for another machine: all, or only some names."""
+        """Return the files of a training run for another machine: all, or only some names."""
         paths = [p for p in sorted(self.path.rglob("*")) if p.is_file() and self._test_logits not in p.parents]
         names = only or [str(path.relative_to(self.path)) for path in paths if path.suffix != ".partial"]
         return {name: (self.path / name).read_bytes() for name in names}
