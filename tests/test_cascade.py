@@ -33,10 +33,10 @@ class Job:
     fails_at = None
 
     def __init__(self, name, fold, folder):
-        self.name, self.fold, self.folder = name, fold, FoldFolder(folder / name / f"fold_{fold}")
+        self.member_name, self.fold, self.folder = name, fold, FoldFolder(folder / name / f"fold_{fold}")
 
     def __str__(self):
-        return f"{self.name} {self.fold}"
+        return f"{self.member_name} {self.fold}"
 
     def predict_test(self, machine, store, request, display):
         ids = store.ids[request.rows]
@@ -52,8 +52,10 @@ class Job:
     def logits(self, rows, views):
         logits = np.zeros((len(rows), 10))
         for view in views:
-            seed = hash((self.name == "good", self.fold, view.flipped, view.translation)) % 2**32
-            noise = np.random.default_rng(seed).normal(0, 1 if self.name == "good" else 1.5, size=(NUM_IMAGES, 10))
+            seed = hash((self.member_name == "good", self.fold, view.flipped, view.translation)) % 2**32
+            noise = np.random.default_rng(seed).normal(
+                0, 1 if self.member_name == "good" else 1.5, size=(NUM_IMAGES, 10)
+            )
             logits += view.weight * (2.5 * np.eye(10)[LABELS] + noise)[rows]
         return (logits / sum(view.weight for view in views)).astype(np.float32)
 
@@ -214,11 +216,11 @@ def test_logits_of_the_last_stage_are_not_kept(predictor, monkeypatch):
 def test_cascade_keeps_only_logits_that_the_next_stage_needs(tmp_path, monkeypatch):
     kept, run_stage = [], cascade._EnsemblePredictor.run_stage
 
-    def record_and_run(self, stage, name, rows, *, keep):
+    def record_and_run(self, stage, name, rows, *, keep_logits):
         if name.startswith(cascade.STAGE):
             ids = STORE.ids[rows].tolist()
             kept.append(all(part.ids.tolist() == ids for parts in self._parts for _, part in parts))
-        return run_stage(self, stage, name, rows, keep=keep)
+        return run_stage(self, stage, name, rows, keep_logits=keep_logits)
 
     monkeypatch.setattr(cascade._EnsemblePredictor, "run_stage", record_and_run)
     predict(tmp_path, calibration_size=400, max_accuracy_drop=0.001, max_forward_passes=36)
@@ -239,6 +241,6 @@ def test_statistics_are_formatted_with_stages_and_mean(tmp_path):
     assert format_cascade_stats(full, NUM_IMAGES) == (
         "full ensemble for 2,000 test images: 36 forward passes (models x TTA views) each"
     )
-    assert text.startswith("cascade: forward passes (models x TTA views): 1,600 images >= 2, ")
-    assert f"calibration sample of 400 images 36; mean {limited.mean_forward_passes:.2f}, " in text
-    assert "compute budget reached for" in text
+    assert text.startswith("cascade: forward passes (models x TTA views) per image: 1,600 images at least 2, ")
+    assert f"400 calibration images 36; mean {limited.mean_forward_passes:.2f} (" in text
+    assert "early exits because the compute budget was exhausted" in text

@@ -152,7 +152,7 @@ def test_missing_input_lists_the_ways_to_get_it(tmp_path):
     with pytest.raises(InputError, match=r"(?s)input does not exist.*run\.py download.*run\.py demo.*--input DIR"):
         find(tmp_path / "input")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match=r"contains notes\.txt, expected the competition's files"):
+    with pytest.raises(InputError, match=r"contains notes\.txt but not the competition's files"):
         find(tmp_path)
 
 
