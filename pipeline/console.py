@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.errors import RunError
 from pipeline.ledger import RunRow, Upload
-from pipeline.results import ClassScores, Comparison, EnsembleMetrics, MemberMetrics, Metrics, Scores
+from pipeline.results import Accuracy, Comparison, EnsembleMetrics, MemberMetrics, Metrics, Scores
 
 COLUMNS = tuple(field.name for field in fields(RunRow))
 SIGNIFICANCE = 0.05
@@ -19,7 +19,7 @@ SIGNIFICANCE = 0.05
 
 def format_scores(scores: Scores) -> str:
     """Format accuracy with its confidence interval, log loss and n."""
-    low, high = scores.accuracy_95
+    low, high = scores.accuracy_ci95
     return (
         f"accuracy {scores.accuracy:.4f} (95 % CI {low:.4f} to {high:.4f}), "
         f"log loss {scores.log_loss:.4f}, n = {scores.num_images:,}"
@@ -135,10 +135,10 @@ def _ensemble_lines(ensemble: EnsembleMetrics) -> list[str]:
     ]
 
 
-def _class_lines(per_class: Mapping[str, ClassScores]) -> list[str]:
+def _class_lines(per_class: Mapping[str, Accuracy]) -> list[str]:
     lines = ["class        accuracy  95 % CI              n"]
     for name, scores in per_class.items():
-        low, high = scores.accuracy_95
+        low, high = scores.accuracy_ci95
         lines.append(f"{name:<12} {scores.accuracy:.4f}    {low:.4f} to {high:.4f}  {scores.num_images:>6,}")
     return lines
 

@@ -102,7 +102,7 @@ def _run_row(folder: Path, uploads: Sequence[Upload]) -> RunRow:
     environment, metrics = _read_environment(folder), _read_metrics(folder)
     members = metrics.members
     scores = metrics.ensemble.scores if metrics.ensemble is not None else None
-    low, high = scores.accuracy_95 if scores is not None else (None, None)
+    low, high = scores.accuracy_ci95 if scores is not None else (None, None)
     seconds = sum(member.compute.training_seconds for member in members.values())
     best = max(uploads, key=lambda upload: (upload.private or upload.public or 0, upload.date), default=None)
     return RunRow(

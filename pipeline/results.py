@@ -11,15 +11,15 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class ClassScores(Result):
+class Accuracy(Result):
     """Accuracy with its 95 % confidence interval."""
 
     num_images: int
     accuracy: float
-    accuracy_95: Interval
+    accuracy_ci95: Interval
 
 
-class Scores(ClassScores):
+class Scores(Accuracy):
     """Accuracy and log loss (nats)."""
 
     log_loss: float
@@ -31,7 +31,7 @@ class Compute(Result):
     training_flops: float
     training_seconds: float
     prediction_flops_per_image: float
-    """Of all TTA views of one image by one fold."""
+    """FLOPs of one image with all TTA views by the model of one fold."""
 
 
 class MemberMetrics(Result):
@@ -49,7 +49,7 @@ class EnsembleMetrics(Result):
     temperatures: dict[str, float]
     weights: dict[str, float]
     scores: Scores
-    per_class: dict[str, ClassScores]
+    per_class: dict[str, Accuracy]
     """Recall of each class."""
     confusion_matrix: list[list[int]]
     """Rows are true, columns are predicted."""
@@ -71,7 +71,8 @@ class ReliabilityDiagram(Result):
     confidence: list[float]
     accuracy: list[float]
     num_images: list[int]
-    error: float
+    ece: float
+    """Expected calibration error."""
 
 
 class PairedTest(Result):
@@ -97,7 +98,7 @@ class StageStats(Result):
     """One stage of the cascade."""
 
     forward_passes: int
-    """Of each image in this stage."""
+    """Forward passes of each image in this stage."""
     num_images: int
     num_budget_exits: int = 0
     """Images that exit after this stage only because the compute budget is exhausted."""
@@ -116,10 +117,11 @@ class CascadeStats(Result):
 
     stages: list[StageStats]
     full_forward_passes: int
-    """Of the whole ensemble."""
+    """Forward passes of the full ensemble: all models, all TTA views."""
     mean_forward_passes: float
     agreement: Agreement
     calibration_size: int = 0
+    """Test images on which the exit thresholds were fitted."""
     exit_thresholds: list[float] = []
     expected_accuracy_drop: float | None = None
     """Against the full ensemble; None where every image got the full ensemble."""

@@ -42,7 +42,7 @@ class RunContext:
     task: Task
     config: Config
     config_name: str
-    """Shown in the ledger."""
+    """Name of the config in the ledger."""
     run: RunFolder
     source: Source
     cache_dir: Path
@@ -82,7 +82,7 @@ class RunContext:
         return checksums | {"train_labels": self.labels.checksum()}
 
     def fold_jobs(self) -> Iterator[FoldJob]:
-        """Yield every fold of every member."""
+        """Yield a job for every fold of every member."""
         for name, member in self.config.members.items():
             for fold in range(self.config.folds.num_folds):
                 yield FoldJob(
@@ -107,7 +107,7 @@ def open_context(
     executor: ExecutorOptions = LOCAL,
     only_fold: int | None = None,
 ) -> RunContext:
-    """Check a job's options and open its files; an existing run keeps its config unless another one is given.
+    """Check a run's options and open its files; an existing run keeps its config unless another one is given.
 
     Raises ConfigError, RunError or InputError before anything is written.
     """
@@ -139,7 +139,7 @@ def open_demo(
     task: Task, *, config_path: Path, input_dir: Path, run_name: str | None, overrides: Iterable[str],
     executor: ExecutorOptions,
 ) -> RunContext:  # fmt: skip
-    """Open a job on the synthetic dataset, which the first call makes; the labels of its test images are known."""
+    """Open a run on the synthetic dataset, which the first call makes; the labels of its test images are known."""
     folder = demo_dataset(input_dir, task)
     context = open_context(
         task, config_path=config_path, input_dir=folder, run_name=run_name, overrides=overrides, executor=executor
@@ -153,13 +153,13 @@ def open_run(name: str | None) -> RunFolder:
     return RunFolder(SUBMISSIONS, name or DEFAULT_CONFIG.stem)
 
 
-def start_or_resume(context: RunContext) -> None:
-    """Decode the images and start the run, or verify that it was started with the same config and input."""
+def prepare_run(context: RunContext) -> None:
+    """Decode the images; create the run, or verify that it was created with the same config and input."""
     machine = context.machine
     with context.run.timing("prepare"):
         checksums = context.input_checksums()
     environment = describe_environment(torch.get_num_threads(), machine.device.type, machine.autocast)
-    context.run.start_or_resume(context.config, checksums, {"config": context.config_name, **environment})
+    context.run.create_or_verify(context.config, checksums, {"config": context.config_name, **environment})
 
 
 def _check_members(config: Config, task: Task) -> None:

@@ -14,7 +14,7 @@ from pipeline.ledger import SUBMISSIONS, Ledger
 from pipeline.predictions import CascadePredictions
 from pipeline.progress import log, progress_display
 from pipeline.results import Scores
-from pipeline.run_context import RunContext, open_context, start_or_resume
+from pipeline.run_context import RunContext, open_context, prepare_run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.submission.check import Expected, check
 from pipeline.submission.csv_file import write_submission
@@ -40,7 +40,7 @@ def run_all(context: RunContext) -> JobResult:
     Every step resumes where an interrupted job ended, and saves what it makes.
     """
     with context.run.lock():
-        start_or_resume(context)
+        prepare_run(context)
         predictions = train_folds(context, then_predict=True)
         evaluation = evaluate(context.run, context.config, context.task, context.fold_table, predictions)
         test = predict_test(context, evaluation)
@@ -52,7 +52,7 @@ def run_all(context: RunContext) -> JobResult:
 def train(context: RunContext) -> Evaluation:
     """Train the missing folds, or one of them, and evaluate all that are trained."""
     with context.run.lock():
-        start_or_resume(context)
+        prepare_run(context)
         predictions = train_folds(context)
         return evaluate(context.run, context.config, context.task, context.fold_table, predictions)
 
@@ -62,7 +62,7 @@ def predict(context: RunContext) -> JobResult:
     evaluation = validate(context.run, context.task)
     _require_all_folds(context.run, evaluation, "python run.py train --run " + context.run.name)
     with context.run.lock():
-        start_or_resume(context)
+        prepare_run(context)
         test = predict_test(context, evaluation)
         save_submission(context, test)
     return JobResult(evaluation, test, score_test(context, test))

@@ -36,7 +36,7 @@ def test_expected_names_its_origin_and_number_of_rows():
 
 
 def test_complete_submission_comes_with_the_commands_that_upload_it():
-    scores = Scores(num_images=100, accuracy=0.91234, accuracy_95=(0.90987, 0.9148), log_loss=0.5)
+    scores = Scores(num_images=100, accuracy=0.91234, accuracy_ci95=(0.90987, 0.9148), log_loss=0.5)
     message = upload_message("mine", "quick", scores)
 
     assert upload_instructions("mine", SUBMISSION, message, 300_000, CIFAR10) == (

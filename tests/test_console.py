@@ -3,7 +3,7 @@ import pytest
 from pipeline.console import format_comparison, format_metrics, format_upload
 from pipeline.ledger import Upload
 from pipeline.results import (
-    ClassScores,
+    Accuracy,
     Comparison,
     Compute,
     EnsembleMetrics,
@@ -13,8 +13,8 @@ from pipeline.results import (
     Scores,
 )
 
-SCORES = Scores(num_images=1234, accuracy=0.5, accuracy_95=(0.47, 0.53), log_loss=1.25)
-CLASS_SCORES = ClassScores(num_images=1234, accuracy=0.5, accuracy_95=(0.47, 0.53))
+SCORES = Scores(num_images=1234, accuracy=0.5, accuracy_ci95=(0.47, 0.53), log_loss=1.25)
+CLASS_SCORES = Accuracy(num_images=1234, accuracy=0.5, accuracy_ci95=(0.47, 0.53))
 COMPUTE = Compute(training_flops=3e15, training_seconds=600.0, prediction_flops_per_image=2e9)
 TEXT = "accuracy 0.5000 (95 % CI 0.4700 to 0.5300), log loss 1.2500, n = 1,234"
 
@@ -66,7 +66,7 @@ def test_upload_is_formatted_next_to_the_cross_validation():
 
 @pytest.mark.parametrize(("p_value", "verdict"), [(0.0352, "significant at 5 %"), (0.5, "not significant at 5 %")])
 def test_comparison_has_the_differences_and_their_significance(p_value, verdict):
-    scores = Scores(num_images=100, accuracy=0.8, accuracy_95=(0.79, 0.81), log_loss=0.5)
+    scores = Scores(num_images=100, accuracy=0.8, accuracy_ci95=(0.79, 0.81), log_loss=0.5)
     test = PairedTest(num_images=100, only_first=12, only_second=3, p_value=p_value)
     text = format_comparison("a", "b", Comparison(config=["seed: 0 -> 1"], scores=(scores, scores), test=test))
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.submission.csv_file import check_labels, check_submission, find_problems, write_submission
+from pipeline.submission.csv_file import check_submission, compare_with_predictions, find_problems, write_submission
 from pipeline.task import CIFAR10
 
 IDS = np.arange(1, 13)
@@ -103,6 +103,6 @@ def test_labels_that_differ_from_the_predictions_are_listed(tmp_path):
     path, ids = tmp_path / "submission.csv", np.arange(1, 6)
     write_submission(path, ids, np.array([0, 1, 2, 3, 4]), CIFAR10)
 
-    assert check_labels(path, ids, np.array([0, 1, 2, 3, 4]), CIFAR10) == []
-    (problem,) = check_labels(path, ids, np.array([0, 1, 2, 9, 4]), CIFAR10)
+    assert compare_with_predictions(path, ids, np.array([0, 1, 2, 3, 4]), CIFAR10) == []
+    (problem,) = compare_with_predictions(path, ids, np.array([0, 1, 2, 9, 4]), CIFAR10)
     assert problem.startswith("it does not match the predictions of its run: '4,cat' (line 5)")

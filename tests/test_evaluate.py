@@ -58,7 +58,7 @@ def fold_predictions(member, fold, table=TABLE):
 def make_run(folder, name="run", *, config=CONFIG, table=TABLE, untrained=()):
     """Return a run whose folds are finished but for some (member, fold)."""
     run = RunFolder(folder, name)
-    run.start_or_resume(config, {}, {})
+    run.create_or_verify(config, {}, {})
     run.save_folds(table)
     for member in config.members:
         for fold in {0, 1} - {fold for untrained_member, fold in untrained if untrained_member == member}:
@@ -114,7 +114,7 @@ def test_ensemble_metrics_have_recall_and_confusion_matrix(tmp_path):
     for index, scores in enumerate(per_class.values()):
         assert scores.num_images == 20
         assert scores.accuracy == matrix[index, index] / 20
-        assert scores.accuracy_95 == accuracy_interval(matrix[index, index], 20)
+        assert scores.accuracy_ci95 == accuracy_interval(matrix[index, index], 20)
 
 
 def test_compute_of_a_member_is_that_of_its_trained_folds(tmp_path):

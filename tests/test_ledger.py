@@ -18,7 +18,7 @@ def make_run(submissions, name, accuracy=None, date="2026-11-01T00:00:00+00:00")
     (folder / "environment.json").write_text(json.dumps({"config": "quick", "date": date}))
     if accuracy is not None:
         interval = (accuracy - 0.01, accuracy + 0.01)
-        scores = Scores(num_images=100, accuracy=accuracy, accuracy_95=interval, log_loss=0.5)
+        scores = Scores(num_images=100, accuracy=accuracy, accuracy_ci95=interval, log_loss=0.5)
         compute = Compute(training_flops=1e15, training_seconds=90.0, prediction_flops_per_image=1e9)
         member = MemberMetrics(folds={0: scores, 1: scores}, compute=compute, out_of_fold=scores)
         ensemble = EnsembleMetrics(

@@ -46,7 +46,7 @@ def test_scores_equal_a_calculation_by_hand():
 
     assert scores.num_images == 4
     assert scores.accuracy == 0.75
-    assert scores.accuracy_95 == accuracy_interval(3, 4)
+    assert scores.accuracy_ci95 == accuracy_interval(3, 4)
     assert scores.log_loss == pytest.approx(-np.log([0.7, 0.8, 0.3, 0.6]).mean(), abs=1e-6)
 
 
@@ -57,7 +57,7 @@ def test_class_scores_and_confusion_matrix_equal_a_calculation_by_hand():
     assert matrix.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     assert {name: scores.accuracy for name, scores in per_class.items()} == {"a": 1.0, "b": 0.5, "c": 1.0}
     assert per_class["b"].num_images == 2
-    assert per_class["b"].accuracy_95 == accuracy_interval(1, 2)
+    assert per_class["b"].accuracy_ci95 == accuracy_interval(1, 2)
 
 
 def test_confusion_matrix_and_log_loss_include_classes_without_an_image():
@@ -84,10 +84,10 @@ def test_calibration_equals_a_calculation_by_hand():
     assert diagram.num_images == [4]
     assert diagram.confidence == pytest.approx([0.65])
     assert diagram.accuracy == [0.75]
-    assert diagram.error == pytest.approx(0.10)
+    assert diagram.ece == pytest.approx(0.10)
 
 
 def test_confident_and_correct_model_has_no_calibration_error():
     diagram = reliability_diagram(np.eye(3, dtype=np.float32)[LABELS], LABELS)
 
-    assert diagram == ReliabilityDiagram(confidence=[1.0], accuracy=[1.0], num_images=[4], error=0.0)
+    assert diagram == ReliabilityDiagram(confidence=[1.0], accuracy=[1.0], num_images=[4], ece=0.0)

@@ -30,12 +30,12 @@ from pipeline.report.blocks import (
     Table,
     Text,
 )
-from pipeline.report.confusion_matrix import confusion_matrix
+from pipeline.report.confusion_matrix import confusion_matrix_section
 from pipeline.report.images import as_data_uri
 from pipeline.report.overview import all_runs_page
 from pipeline.report.page import render
 from pipeline.report.run_data import RunData, collect
-from pipeline.report.run_page import headline, reproduce, run_page
+from pipeline.report.run_page import headline, reproduce_section, run_page
 from pipeline.runs.fold_table import FoldTable
 from pipeline.task import CIFAR10, Task
 from pipeline.temperature_scaling import to_probabilities
@@ -193,7 +193,7 @@ def test_collect_takes_the_predictions_that_it_is_given(run_data):
 def test_headline_has_accuracy_interval_and_expected_score(run_data):
     texts = {stat.name: (stat.value, stat.note) for stat in headline(run_data)}
     ensemble = run_data.ensemble_metrics.scores
-    low, high = ensemble.accuracy_95
+    low, high = ensemble.accuracy_ci95
 
     assert texts["out-of-fold accuracy"] == (f"{ensemble.accuracy:.4f}", f"95 % CI {low:.4f} to {high:.4f}, n = 300")
     assert "all 6 models" in texts["expected on Kaggle"][1]
@@ -211,7 +211,7 @@ def test_headline_has_the_kaggle_scores(run_data):
 
 
 def test_folds_and_stages_have_their_speed(run_data):
-    fold_table, stages = blocks_of(scores.folds(run_data), Table)
+    fold_table, stages = blocks_of(scores.folds_section(run_data), Table)
     by_stage = {row[0]: row for row in stages.rows}
 
     assert [row[:2] for row in fold_table.rows] == [[name, fold] for name in ("good", "fair") for fold in range(3)]
@@ -222,7 +222,7 @@ def test_folds_and_stages_have_their_speed(run_data):
 
 
 def test_each_member_has_its_learning_curves(run_data):
-    captions = [figure.caption for figure in blocks_of(scores.learning_curves(run_data), Figure)]
+    captions = [figure.caption for figure in blocks_of(scores.learning_curves_section(run_data), Figure)]
 
     assert len(captions) == 6
     assert all("n = 3 folds" in caption for caption in captions)
@@ -231,7 +231,7 @@ def test_each_member_has_its_learning_curves(run_data):
 def test_each_optimizer_has_its_learning_rate_curve(run_data):
     with_muon = [{**epoch, "lr_muon": 0.2} for epoch in EPOCHS]
     histories = {"good": dict.fromkeys(range(3), with_muon)}
-    section = scores.learning_curves(replace(run_data, histories=histories))
+    section = scores.learning_curves_section(replace(run_data, histories=histories))
     captions = [figure.caption for figure in blocks_of(section, Figure)]
 
     assert len(captions) == 4
@@ -239,7 +239,7 @@ def test_each_optimizer_has_its_learning_rate_curve(run_data):
 
 
 def test_confusion_matrix_cell_has_the_images_that_it_counts(run_data):
-    (matrix,) = blocks_of(confusion_matrix(run_data), Matrix)
+    (matrix,) = blocks_of(confusion_matrix_section(run_data), Matrix)
     probabilities = run_data.probabilities
     predicted = probabilities.argmax(1)
 
@@ -255,14 +255,14 @@ def test_confusion_matrix_cell_has_the_images_that_it_counts(run_data):
 
 
 def test_class_accuracies_have_interval_and_n(run_data):
-    (table,) = blocks_of(scores.class_accuracy(run_data), Table)
+    (table,) = blocks_of(scores.class_accuracy_section(run_data), Table)
 
     assert [row[0] for row in table.rows] == list(CIFAR10.class_names)
     assert sum(row[-1] for row in table.rows) == N
 
 
 def test_augmented_images_are_those_of_the_training(run_data):
-    good, fair, views = blocks_of(galleries.training_images(run_data), ImageTable)
+    good, fair, views = blocks_of(galleries.training_images_section(run_data), ImageTable)
     name, images = fair.rows[0]
     row = np.flatnonzero(run_data.table.folds != 0)[0]
     shown = [image for image in images[1:] if image.source]
@@ -280,7 +280,7 @@ def test_augmented_images_are_those_of_the_training(run_data):
 
 
 def test_errors_are_the_most_confident_with_true_and_predicted_class(run_data):
-    (gallery,) = blocks_of(galleries.confident_errors(run_data), Gallery)
+    (gallery,) = blocks_of(galleries.confident_errors_section(run_data), Gallery)
     probabilities, labels = run_data.probabilities, run_data.table.labels
     wrong = np.flatnonzero(probabilities.argmax(1) != labels)
     first = wrong[probabilities[wrong].max(1).argmax()]
@@ -295,7 +295,7 @@ def test_errors_are_the_most_confident_with_true_and_predicted_class(run_data):
 
 
 def test_label_issues_are_listed_by_id(run_data):
-    (code,) = blocks_of(galleries.label_issues(run_data), Code)
+    (code,) = blocks_of(galleries.label_issues_section(run_data), Code)
     listed = [int(word) for word in code.text.split(", ")]
 
     assert set(listed) <= set(run_data.table.ids.tolist())
@@ -303,8 +303,8 @@ def test_label_issues_are_listed_by_id(run_data):
 
 
 def test_near_duplicates_are_shown_by_group(run_data):
-    (image_table,) = blocks_of(galleries.near_duplicates(run_data), ImageTable)
-    (text,) = blocks_of(galleries.near_duplicates(run_data), Text)
+    (image_table,) = blocks_of(galleries.near_duplicates_section(run_data), ImageTable)
+    (text,) = blocks_of(galleries.near_duplicates_section(run_data), Text)
 
     assert text.text.startswith("3 images in 1 groups")
     assert [name for name, _ in image_table.rows] == ["3 images"]
@@ -312,7 +312,7 @@ def test_near_duplicates_are_shown_by_group(run_data):
 
 
 def test_calibration_has_both_errors(run_data):
-    (figure,) = blocks_of(scores.calibration(run_data), Figure)
+    (figure,) = blocks_of(scores.calibration_section(run_data), Figure)
 
     assert "good 0.50, fair 1.00" in figure.caption
     assert len(re.findall(r"0\.\d{4} (?:before|after)", figure.caption)) == 2
@@ -320,8 +320,8 @@ def test_calibration_has_both_errors(run_data):
 
 
 def test_gain_of_a_member_is_against_the_ensemble_without_it(run_data):
-    (table,) = blocks_of(scores.ensemble_members(run_data), Table)
-    (matrix,) = blocks_of(scores.ensemble_members(run_data), Matrix)
+    (table,) = blocks_of(scores.ensemble_members_section(run_data), Table)
+    (matrix,) = blocks_of(scores.ensemble_members_section(run_data), Matrix)
     rows = {row[0]: row for row in table.rows}
     accuracy = run_data.ensemble_metrics.scores.accuracy
 
@@ -331,7 +331,7 @@ def test_gain_of_a_member_is_against_the_ensemble_without_it(run_data):
 
 
 def test_test_images_show_the_least_confident(run_data):
-    section = galleries.test_images(run_data)
+    section = galleries.test_images_section(run_data)
     (gallery,) = blocks_of(section, Gallery)
     confidence = to_probabilities(run_data.test.predictions.logits).max(1)
 
@@ -341,13 +341,13 @@ def test_test_images_show_the_least_confident(run_data):
 
 
 def test_run_without_test_predictions_has_no_test_images(run_data):
-    (text,) = galleries.test_images(replace(run_data, test=None, test_images=None)).blocks
+    (text,) = galleries.test_images_section(replace(run_data, test=None, test_images=None)).blocks
 
     assert "Not predicted yet" in text.text
 
 
 def test_report_has_the_commands_to_reproduce_the_run(run_data):
-    commands, dirty, config, _ = reproduce(run_data).blocks
+    commands, dirty, config, _ = reproduce_section(run_data).blocks
 
     assert commands.text.splitlines()[0] == "git checkout abc"
     assert "python run.py all --config submissions/tiny/config.yaml" in commands.text
@@ -390,8 +390,8 @@ def test_ids_of_a_page_are_unique(run_data):
 
 def test_report_of_another_task_has_its_classes_and_sizes():
     run_data = make_run_data(WEEKDAYS)
-    good, _, views = blocks_of(galleries.training_images(run_data), ImageTable)
-    (matrix,) = blocks_of(confusion_matrix(run_data), Matrix)
+    good, _, views = blocks_of(galleries.training_images_section(run_data), ImageTable)
+    (matrix,) = blocks_of(confusion_matrix_section(run_data), Matrix)
     html = render(run_page(run_data))
 
     assert matrix.columns == ("mon", "tue", "wed")

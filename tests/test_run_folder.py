@@ -42,30 +42,30 @@ def test_unsafe_run_name_is_rejected(tmp_path, name):
 
 
 def test_run_resumes_with_the_same_config_and_input(run):
-    run.start_or_resume(Config(), {"train": "aa"}, {"python": "3"})
-    run.start_or_resume(override_config(Config(), ["machine.num_workers=2"]), {"train": "aa"}, {"python": "4"})
+    run.create_or_verify(Config(), {"train": "aa"}, {"python": "3"})
+    run.create_or_verify(override_config(Config(), ["machine.num_workers=2"]), {"train": "aa"}, {"python": "4"})
 
     assert run.config() == Config()
     assert run.environment() == {"python": "3"}
 
 
 def test_another_config_is_rejected_with_the_difference(run):
-    run.start_or_resume(Config(), {}, {})
+    run.create_or_verify(Config(), {}, {})
 
     with pytest.raises(ConfigError, match=r"(?s)first was started with another config.*folds\.num_folds: 5 -> 3"):
-        run.start_or_resume(override_config(Config(), ["folds.num_folds=3"]), {}, {})
+        run.create_or_verify(override_config(Config(), ["folds.num_folds=3"]), {}, {})
     assert run.config() == Config()
 
 
 def test_other_input_is_rejected_with_the_difference(run):
-    run.start_or_resume(Config(), {"train_images": "aa"}, {})
+    run.create_or_verify(Config(), {"train_images": "aa"}, {})
 
     with pytest.raises(RunError, match=r"(?s)was started on other input.*train_images: aa -> bb"):
-        run.start_or_resume(Config(), {"train_images": "bb"}, {})
+        run.create_or_verify(Config(), {"train_images": "bb"}, {})
 
 
 def test_error_for_a_missing_run_lists_existing_runs(tmp_path, run):
-    run.start_or_resume(Config(), {}, {})
+    run.create_or_verify(Config(), {}, {})
 
     with pytest.raises(RunError, match=r"there is no run second in .*; existing runs: first"):
         RunFolder(tmp_path, "second").config()
@@ -268,7 +268,7 @@ def test_times_include_an_interrupted_stage(run, monkeypatch):
 
 
 def test_saved_ensemble_combines_the_out_of_fold_predictions(run):
-    run.start_or_resume(Config.model_validate({"folds": {"num_folds": 2}, "members": {"a": {}, "b": {}}}), {}, {})
+    run.create_or_verify(Config.model_validate({"folds": {"num_folds": 2}, "members": {"a": {}, "b": {}}}), {}, {})
     probabilities = {"a": [0.9, 0.1], "b": [0.5, 0.5]}
     for name, values in probabilities.items():
         for fold in (0, 1):
@@ -311,7 +311,7 @@ def test_finished_fold_without_checksums_is_accepted(run):
 
 @pytest.mark.parametrize("name", ["folds.csv", "config.yaml", "input.json", "environment.json"])
 def test_edited_file_of_a_run_is_detected(run, name):
-    run.start_or_resume(Config(), {"train": "1"}, {"date": "today"})
+    run.create_or_verify(Config(), {"train": "1"}, {"date": "today"})
     run.save_folds(TABLE)
     flip_a_bit(run.path / name)
 

@@ -8,7 +8,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.config_files import DEFAULT_CONFIG
 from pipeline.errors import ConfigError, RunError
-from pipeline.results import ClassScores, EnsembleMetrics, Metrics, Scores
+from pipeline.results import Accuracy, EnsembleMetrics, Metrics, Scores
 from pipeline.run_context import open_context
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
@@ -17,14 +17,14 @@ from pipeline.submit import message_of
 from pipeline.task import CIFAR10
 from pipeline.workflow import predict, report, validate
 
-ACCURACY = {"num_images": 1234, "accuracy": 0.91234, "accuracy_95": (0.90987, 0.9148)}
+ACCURACY = {"num_images": 1234, "accuracy": 0.91234, "accuracy_ci95": (0.90987, 0.9148)}
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunFolder(Path("submissions"), "mine")
-    run.start_or_resume(Config(seed=7), {}, {"config": "the config"})
+    run.create_or_verify(Config(seed=7), {}, {"config": "the config"})
     return run
 
 
@@ -33,7 +33,7 @@ def test_full_submission_comes_with_the_commands_that_upload_it(run):
         temperatures={"net": 1.0},
         weights={"net": 1.0},
         scores=Scores(**ACCURACY, log_loss=0.3),
-        per_class={"cat": ClassScores(**ACCURACY)},
+        per_class={"cat": Accuracy(**ACCURACY)},
         confusion_matrix=[[1]],
     )
     run.save_metrics(Metrics(members={}, ensemble=ensemble))

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -216,4 +217,5 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def _describe(made_from: dict[str, Any]) -> str:
     file = made_from["source"]
-    return f"{file['name']} (size {file['size']:,}, changed at {file['mtime_ns'] / 1e9:.0f})"
+    modified = datetime.fromtimestamp(file["mtime_ns"] / 1e9, UTC)
+    return f"{file['name']} (size {file['size']:,}, modified {modified.isoformat(timespec='seconds')})"

@@ -14,7 +14,7 @@ Rng = np.random.Generator
 Color = tuple[int, int, int]
 Point = tuple[float, float]
 
-FINE = 4  # images are drawn four times as large and then shrunk, for soft edges
+SUPERSAMPLING = 4  # images are drawn four times as large and then shrunk, for soft edges
 
 
 def draw_image(label: int, rng: Rng, task: Task = CIFAR10) -> Image:
@@ -45,7 +45,7 @@ class _Canvas:
 
     def __init__(self, size: int, rng: Rng) -> None:
         self._rng = rng
-        self._size, self._edge = size, size * FINE
+        self._size, self._edge = size, size * SUPERSAMPLING
         self.pixels = np.zeros((self._edge, self._edge, 3), np.uint8)
         self._scale = float(rng.uniform(0.62, 1.0))
         self._shift = rng.uniform(-0.15, 0.15, size=2)
@@ -111,7 +111,7 @@ def _vary(rng: Rng, color: Color | list[int], spread: float) -> Color:
 
 
 def _paint(rng: Rng) -> Color:
-    """Return any colour, for artefacts."""
+    """Return a random colour."""
     return _vary(rng, [128, 128, 128], 70)
 
 

@@ -149,7 +149,7 @@ def _train(index: int, job: FoldJob, store: ImageStore, table: FoldTable) -> Pre
             if isinstance(result, Predictions):
                 return result
             _WorkerState.progress_queue.put((index, str(_WorkerState.machine.device), result))
-    raise AssertionError("a training ends with its predictions")
+    raise AssertionError("FoldJob.train ends with its predictions")
 
 
 def _predict(_index: int, job: FoldJob, store: ImageStore, request: PredictRequest) -> Predictions:

@@ -46,7 +46,7 @@ class RayExecutor:
         self._resources: dict[str, float] = {"num_cpus": num_threads}
         self._node_names: dict[str, str] = {}
         self._image_refs: dict[int, Any] = {}
-        self._shared_dir: Path | None = None
+        self._results_dir: Path | None = None
 
     def __enter__(self) -> "RayExecutor":
         """Connect, and check that all nodes have the same versions. Raises RunError or ConfigError."""
@@ -56,33 +56,33 @@ class RayExecutor:
         )
         if uses_gpu:
             self._resources["num_gpus"] = self._config.gpu_share
-        self._shared_dir = _results_folder(self._config.shared_dir)
+        self._results_dir = _results_folder(self._config.shared_dir)
         self._check_nodes()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Release the images, and remove orphaned results from shared storage."""
         self._image_refs.clear()
-        if self._shared_dir is not None:
-            shutil.rmtree(self._shared_dir, ignore_errors=True)
+        if self._results_dir is not None:
+            shutil.rmtree(self._results_dir, ignore_errors=True)
 
     def train(
         self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: ProgressDisplay
     ) -> list[Predictions]:
-        """Train all folds, as many at a time as resources allow; each epoch's checkpoint is saved here."""
-        images, table_ref = self._put(store), ray.put(table)
+        """Train all folds, as many at a time as resources allow; each epoch's checkpoint is saved on the driver."""
+        images, table_ref = self._put_images(store), ray.put(table)
         remote = ray.remote(ray_worker.train).options(num_returns="streaming", max_retries=0, **self._resources)
         results: dict[str, Predictions] = {}
 
         def start(job: FoldJob) -> Any:
             files = job.folder.export_files()
-            return remote.remote(job, files, images, store.ids, table_ref, self._config, self._shared_dir)
+            return remote.remote(job, files, images, store.ids, table_ref, self._config, self._results_dir)
 
         with remote_progress(display, table) as progress:
-            for job, (place, record, files) in RetryingTasks(start, jobs).results():
+            for job, (node, record, files) in RetryingTasks(start, jobs).results():
                 predictions = job.folder.import_files(files.read())
                 if record is not None:
-                    progress.report_epoch(job, record, place)
+                    progress.report_epoch(job, record, node)
                 elif predictions is not None:
                     results[str(job)] = predictions
                     job.log_accuracy(predictions, table)
@@ -93,18 +93,18 @@ class RayExecutor:
     ) -> Iterator[Predictions]:
         """Predict all slices, as many at a time as resources allow."""
         slices, tasks = [], {}
-        for number, (job, request) in enumerate(requests):
+        for request_index, (job, request) in enumerate(requests):
             saved, missing = job.load_slices(store, request)
             slices.append(_Slices(saved, len(missing)))
             for index, rows in missing.items():
-                tasks[f"{job} {request.stage} slice {index}"] = (number, index, replace(request, rows=rows))
-        next_number = 0
-        for number, index, predictions in self._run_predictions(requests, tasks, store, display):
-            slices[number].add(index, predictions)
-            while next_number < len(slices) and slices[next_number].is_complete:
-                yield slices[next_number].join()
-                next_number += 1
-        for complete in slices[next_number:]:
+                tasks[f"{job} {request.stage} slice {index}"] = (request_index, index, replace(request, rows=rows))
+        next_request = 0
+        for request_index, index, predictions in self._run_predictions(requests, tasks, store, display):
+            slices[request_index].add(index, predictions)
+            while next_request < len(slices) and slices[next_request].is_complete:
+                yield slices[next_request].join()
+                next_request += 1
+        for complete in slices[next_request:]:
             yield complete.join()
 
     def _run_predictions(
@@ -114,31 +114,36 @@ class RayExecutor:
         store: ImageStore,
         display: ProgressDisplay,
     ) -> Iterator[tuple[int, int, Predictions]]:
-        """Run tasks (number of the request, index of the slice, its rows); yield their predictions as they arrive."""
-        images = self._put(store)
+        """Run tasks (index of the request, index of the slice, its rows); yield their predictions as they arrive."""
+        images = self._put_images(store)
         remote = ray.remote(ray_worker.predict).options(max_retries=0, **self._resources)
-        numbers = {number for number, *_ in tasks.values()}
-        weights = {number: ray.put(requests[number][0].folder.export_files((WEIGHTS,))) for number in numbers}
+        request_indices = {request_index for request_index, *_ in tasks.values()}
+        weights = {
+            request_index: ray.put(requests[request_index][0].folder.export_files((WEIGHTS,)))
+            for request_index in request_indices
+        }
 
         def start(name: str) -> Any:
-            number, index, request = tasks[name]
-            job = requests[number][0]
+            request_index, index, request = tasks[name]
+            job = requests[request_index][0]
             return remote.remote(
-                job, weights[number], images, store.ids, request, index, self._config, self._shared_dir
+                job, weights[request_index], images, store.ids, request, index, self._config, self._results_dir
             )
 
         done, total = 0, sum(len(request.rows) for *_, request in tasks.values())
-        flops = sum(requests[number][0].prediction_flops(len(r.rows), r) for number, _, r in tasks.values())
+        flops = sum(
+            requests[request_index][0].prediction_flops(len(r.rows), r) for request_index, _, r in tasks.values()
+        )
         with display.bar(f"test images on {len(self._node_names)} nodes", flops=flops) as bar:
-            for name, (place, files) in RetryingTasks(start, list(tasks)).results():
-                number, index, request = tasks[name]
-                job = requests[number][0]
+            for name, (node, files) in RetryingTasks(start, list(tasks)).results():
+                request_index, index, request = tasks[name]
+                job = requests[request_index][0]
                 predictions = job.folder.import_files(files.read())
                 assert predictions is not None
                 done += len(request.rows)
                 bar(done, total)
-                log.info("%s on %s: predicted %s of %s test images", job, place, f"{done:,}", f"{total:,}")
-                yield number, index, predictions
+                log.info("%s on %s: predicted %s of %s test images", job, node, f"{done:,}", f"{total:,}")
+                yield request_index, index, predictions
 
     def _connect(self) -> None:
         settings: dict[str, Any] = {
@@ -158,13 +163,13 @@ class RayExecutor:
         for name, milliseconds in KEEPALIVE.items():
             os.environ.setdefault(name, str(milliseconds))
         try:
-            # Without an address Ray would connect to any cluster, even to a stale one of which only a file is left.
+            # Without an address Ray would connect to any cluster, even to one that has ended and left its address file.
             ray.init(address=self._address or "local", **settings)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            place = f"at {self._address}" if self._address else "can be started here"
-            raise RunError(f"no Ray cluster {place}: {first_line(error)}") from None
+            what = f"no Ray cluster at {self._address}" if self._address else "a Ray cluster can't be started here"
+            raise RunError(f"{what}: {first_line(error)}") from None
 
-    def _put(self, store: ImageStore) -> Any:
+    def _put_images(self, store: ImageStore) -> Any:
         """Put the images into Ray's object store once; each node fetches them once."""
         if id(store) not in self._image_refs:
             self._image_refs[id(store)] = ray.put(np.asarray(store.images))
@@ -175,13 +180,13 @@ class RayExecutor:
         if max((node["Resources"].get("CPU", 0) for node in nodes), default=0) < self._resources["num_cpus"]:
             raise ConfigError(
                 f"a job needs {self._resources['num_cpus']:.0f} threads, but no node has that many cores; set "
-                "machine.num_threads to the cores of a node"
+                "machine.num_threads to the number of cores of a node"
             )
         describe, references = ray.remote(ray_worker.describe_node), {}
         for node in nodes:
             strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             remote = describe.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy)
-            references[node["NodeID"]] = remote.remote(self._shared_dir)
+            references[node["NodeID"]] = remote.remote(self._results_dir)
         expected, mismatches = ray_worker.versions(), []
         for node_id, reference in references.items():
             try:

@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
-from pipeline.results import ClassScores, Interval, PairedTest, ReliabilityDiagram, Scores
+from pipeline.results import Accuracy, Interval, PairedTest, ReliabilityDiagram, Scores
 
 Probabilities = NDArray[np.float32]
-Labels = NDArray[np.int64]
 
 
 def accuracy_interval(num_correct: int, num_images: int) -> Interval:
@@ -19,7 +18,7 @@ def accuracy_interval(num_correct: int, num_images: int) -> Interval:
     return float(interval.low), float(interval.high)
 
 
-def score(probabilities: Probabilities, labels: Labels) -> Scores:
+def score(probabilities: Probabilities, labels: NDArray[np.int64]) -> Scores:
     """Return accuracy, its 95 % confidence interval and the log loss."""
     predicted = probabilities.argmax(1)
     exact = probabilities.astype(np.float64)
@@ -27,29 +26,31 @@ def score(probabilities: Probabilities, labels: Labels) -> Scores:
     return Scores(
         num_images=len(labels),
         accuracy=float(accuracy_score(labels, predicted)),
-        accuracy_95=accuracy_interval(int((predicted == labels).sum()), len(labels)),
+        accuracy_ci95=accuracy_interval(int((predicted == labels).sum()), len(labels)),
         log_loss=float(log_loss(labels, exact, labels=range(probabilities.shape[1]))),
     )
 
 
-def confusion(probabilities: Probabilities, labels: Labels) -> NDArray[np.int64]:
+def confusion(probabilities: Probabilities, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the confusion matrix [classes, classes]; rows are true, columns are predicted."""
     return confusion_matrix(labels, probabilities.argmax(1), labels=range(probabilities.shape[1]))
 
 
-def score_classes(matrix: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, ClassScores]:
+def score_classes(matrix: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Accuracy]:
     """Return the recall of each class from a confusion matrix; every class has images, as the folds require it."""
     return {
-        name: ClassScores(
+        name: Accuracy(
             num_images=int(row.sum()),
             accuracy=float(row[index] / row.sum()),
-            accuracy_95=accuracy_interval(int(row[index]), int(row.sum())),
+            accuracy_ci95=accuracy_interval(int(row[index]), int(row.sum())),
         )
         for index, (name, row) in enumerate(zip(class_names, matrix, strict=True))
     }
 
 
-def reliability_diagram(probabilities: Probabilities, labels: Labels, num_bins: int = 15) -> ReliabilityDiagram:
+def reliability_diagram(
+    probabilities: Probabilities, labels: NDArray[np.int64], num_bins: int = 15
+) -> ReliabilityDiagram:
     """Return the reliability diagram and the expected calibration error (Guo et al. 2017).
 
     Bins of equal width over the largest probability; the error is the mean distance of confidence and accuracy over
@@ -65,7 +66,7 @@ def reliability_diagram(probabilities: Probabilities, labels: Labels, num_bins: 
         confidence=mean_confidence.tolist(),
         accuracy=accuracy.tolist(),
         num_images=counts[filled].tolist(),
-        error=float((counts[filled] * np.abs(mean_confidence - accuracy)).sum() / len(labels)),
+        ece=float((counts[filled] * np.abs(mean_confidence - accuracy)).sum() / len(labels)),
     )
 
 

@@ -113,15 +113,15 @@ class Trainer:
         config = member.train
         self._config, self._machine = config, machine
         self.model, self._spec = build_model(member, task, machine.device)
-        self._input = self._spec
+        self._epoch_spec = self._spec
         self._forward = torch.compile(self.model) if machine.compile else self.model
         self.optimizers = make_optimizers(self.model, config.optimizer)
         self._ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self._num_updates = 0
-        mixes = config.mixup_alpha > 0 or config.cutmix_alpha > 0
+        uses_mixup = config.mixup_alpha > 0 or config.cutmix_alpha > 0
         self._mixup = (
             Mixup(config.mixup_alpha, config.cutmix_alpha, label_smoothing=0.0, num_classes=task.num_classes)
-            if mixes
+            if uses_mixup
             else None
         )
         self._criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
@@ -138,7 +138,7 @@ class Trainer:
     def start_epoch(self, epoch: int) -> None:
         """Set training mode, image size and frozen layers for an epoch (from 0)."""
         self.model.train()
-        self._input = self._spec.at_size(self._config.image_size(epoch, self._spec.size))
+        self._epoch_spec = self._spec.at_size(self._config.image_size(epoch, self._spec.size))
         limit = self._config.whiten_bias_epochs
         if limit is not None and epoch >= limit:
             hooks_of(self.model).freeze_whitening_bias()
@@ -148,7 +148,7 @@ class Trainer:
 
         `scale` is relative to the peak learning rates; `position` locates the step in an error.
         """
-        inputs = self._input.to_input(batch[0], self._machine.device)
+        inputs = self._epoch_spec.to_input(batch[0], self._machine.device)
         labels = batch[1].to(self._machine.device)
         targets = labels
         if self._mixup is not None:

@@ -1,4 +1,4 @@
-"""The state of a training run after an epoch: all that is needed to resume it bit for bit."""
+"""The state of a fold's training after an epoch: all that is needed to resume it bit for bit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ class EpochRecord:
     """From 1."""
     loss: float
     accuracy: float
-    """On the augmented training images, each before the step that trains on it."""
+    """Running training accuracy: of each augmented batch, before its update."""
     learning_rates: Mapping[str, float]
-    """Of each optimizer."""
+    """Final learning rate of each optimizer."""
     seconds: float
     images_per_second: float
 

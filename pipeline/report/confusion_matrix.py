@@ -9,8 +9,8 @@ from pipeline.report.run_data import RunData
 NUM_IN_CELL = 16  # images of a cell
 
 
-def confusion_matrix(data: RunData) -> Section:
-    """Return the confusion matrix; each cell has its images, the most confident first."""
+def confusion_matrix_section(data: RunData) -> Section:
+    """Return the section with the confusion matrix; each cell has its images, the most confident first."""
     class_names, probabilities = data.task.class_names, data.probabilities
     matrix, predicted = np.array(data.ensemble_metrics.confusion_matrix), probabilities.argmax(1)
     cells = {}

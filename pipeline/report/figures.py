@@ -62,7 +62,7 @@ def reliability(uncalibrated: ReliabilityDiagram, calibrated: ReliabilityDiagram
         axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1, label="perfect calibration")
         curves = ((SERIES[2], uncalibrated, "uncalibrated"), (SERIES[0], calibrated, "temperature scaling"))
         for colour, curve, name in curves:
-            label = f"{name}: ECE {curve.error:.3f}"
+            label = f"{name}: ECE {curve.ece:.3f}"
             axes.plot(curve.confidence, curve.accuracy, color=colour, marker="o", markersize=4, label=label)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)

@@ -29,8 +29,8 @@ NUM_LISTED_IDS = 500
 CPU = torch.device("cpu")
 
 
-def training_images(data: RunData) -> Section:
-    """Return raw images, their augmented forms as each member trained on them, and their TTA views."""
+def training_images_section(data: RunData) -> Section:
+    """Return the section with raw images, their augmented forms as each member trained on them, and their TTA views."""
     rows = np.flatnonzero(data.table.folds != 0)
     members = data.config.members.items()
     blocks: list[Block] = [_augmented_images(data, name, member, rows) for name, member in members]
@@ -72,8 +72,8 @@ def _tta_images(data: RunData, spec: InputSpec, rows: NDArray[np.int64]) -> Imag
     return ImageTable(caption, ["image", *map(_describe_view, views)], image_rows)
 
 
-def confident_errors(data: RunData) -> Section:
-    """Return the errors with the highest confidence of the ensemble."""
+def confident_errors_section(data: RunData) -> Section:
+    """Return the section with the errors with the highest confidence of the ensemble."""
     probabilities = data.probabilities
     wrong = np.flatnonzero(probabilities.argmax(1) != data.table.labels)
     top = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:NUM_IN_GALLERY]
@@ -81,8 +81,8 @@ def confident_errors(data: RunData) -> Section:
     return Section("errors", "Most confident errors", [Gallery(caption, _predicted_images(data, top, probabilities))])
 
 
-def label_issues(data: RunData) -> Section:
-    """Return training images whose label is probably wrong."""
+def label_issues_section(data: RunData) -> Section:
+    """Return the section with training images whose label is probably wrong."""
     probabilities = data.probabilities
     rows = find_label_issues(probabilities, data.table.labels)
     num_images = len(data.table.ids)
@@ -103,8 +103,8 @@ def label_issues(data: RunData) -> Section:
     return Section("label-issues", "Label issues", blocks)
 
 
-def near_duplicates(data: RunData) -> Section:
-    """Return groups of near-duplicate training images."""
+def near_duplicates_section(data: RunData) -> Section:
+    """Return the section with groups of near-duplicate training images."""
     groups, sizes = np.unique(data.table.groups, return_counts=True)
     order = np.argsort(-sizes, kind="stable")
     largest = order[sizes[order] > 1]
@@ -124,8 +124,8 @@ def near_duplicates(data: RunData) -> Section:
     return Section("duplicates", "Near-duplicates", blocks)
 
 
-def test_images(data: RunData) -> Section:
-    """Return confidence, forward passes, predicted classes and the least confident test images."""
+def test_images_section(data: RunData) -> Section:
+    """Return the section with confidence, forward passes, predicted classes and the least confident test images."""
     if data.test is None or data.test_images is None:
         return Section("test-images", "Test images", [Text("Not predicted yet: python run.py predict.")])
     test, task, ids = data.test, data.task, data.test.predictions.ids

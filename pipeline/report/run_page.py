@@ -5,26 +5,26 @@ from dataclasses import asdict
 
 from pipeline.report import galleries, scores
 from pipeline.report.blocks import Block, Code, Page, Section, Stat, Table, Text
-from pipeline.report.confusion_matrix import confusion_matrix
+from pipeline.report.confusion_matrix import confusion_matrix_section
 from pipeline.report.run_data import RunData
-from pipeline.results import ClassScores
+from pipeline.results import Accuracy
 
 
 def run_page(data: RunData) -> Page:
     """Return the report of a run."""
     sections: Sequence[Callable[[RunData], Section]] = (
-        scores.folds,
-        scores.learning_curves,
-        confusion_matrix,
-        scores.class_accuracy,
-        galleries.training_images,
-        galleries.confident_errors,
-        galleries.label_issues,
-        galleries.near_duplicates,
-        scores.calibration,
-        scores.ensemble_members,
-        galleries.test_images,
-        reproduce,
+        scores.folds_section,
+        scores.learning_curves_section,
+        confusion_matrix_section,
+        scores.class_accuracy_section,
+        galleries.training_images_section,
+        galleries.confident_errors_section,
+        galleries.label_issues_section,
+        galleries.near_duplicates_section,
+        scores.calibration_section,
+        scores.ensemble_members_section,
+        galleries.test_images_section,
+        reproduce_section,
     )
     origin = {"config": data.environment.get("config"), "started": data.environment.get("date", "").replace("T", " ")}
     return Page(
@@ -64,7 +64,7 @@ def headline(data: RunData) -> list[Stat]:
     return stats
 
 
-def reproduce(data: RunData) -> Section:
+def reproduce_section(data: RunData) -> Section:
     """Return the commands that reproduce the run, its config, environment and uploads."""
     environment = dict(data.environment)
     packages = environment.pop("packages", {})
@@ -88,8 +88,8 @@ def reproduce(data: RunData) -> Section:
     return Section("reproduce", "Reproduce", blocks)
 
 
-def _interval(scores: ClassScores) -> str:
-    low, high = scores.accuracy_95
+def _interval(scores: Accuracy) -> str:
+    low, high = scores.accuracy_ci95
     return f"95 % CI {low:.4f} to {high:.4f}, n = {scores.num_images:,}"
 
 

@@ -8,11 +8,11 @@ from pipeline.learning.train_state import LR_PREFIX
 from pipeline.report import figures
 from pipeline.report.blocks import Block, Cell, Figure, Matrix, Number, Section, Table, Text
 from pipeline.report.run_data import History, RunData
-from pipeline.results import Agreement, ClassScores
+from pipeline.results import Accuracy, Agreement
 
 
-def folds(data: RunData) -> Section:
-    """Return each fold's scores and time, and the time of each stage."""
+def folds_section(data: RunData) -> Section:
+    """Return the section with each fold's scores and time, and the time of each stage."""
     rows: list[list[Cell]] = []
     labels, accuracies, intervals, sizes = [], [], [], []
     for member, member_metrics in data.evaluation.metrics.members.items():
@@ -24,7 +24,7 @@ def folds(data: RunData) -> Section:
             rows.append([member, fold, *numbers, scores.num_images, Number(seconds, 1), round(speed)])
             labels.append(f"{member} {fold}")
             accuracies.append(scores.accuracy)
-            intervals.append(scores.accuracy_95)
+            intervals.append(scores.accuracy_ci95)
             sizes.append(scores.num_images)
     header = ["member", "fold", "accuracy", "95 % low", "95 % high", "log loss", "n", "seconds", "images/s"]
     caption = "Scores of each fold on its validation images; seconds and speed of its epochs."
@@ -59,8 +59,8 @@ def _stages(data: RunData) -> Table:
     return Table(["stage", "seconds", "images", "images/s", ""], rows, caption)
 
 
-def learning_curves(data: RunData) -> Section:
-    """Return loss, accuracy and learning rates of each member by epoch."""
+def learning_curves_section(data: RunData) -> Section:
+    """Return the section with loss, accuracy and learning rates of each member by epoch."""
     blocks: list[Block] = []
     for member, histories in data.histories.items():
         accuracy = data.out_of_fold_scores(member).accuracy
@@ -86,12 +86,12 @@ def _curve_labels(history: History) -> dict[str, str]:
     return {"loss": "training loss (nats)", "accuracy": "training accuracy", **rates}
 
 
-def class_accuracy(data: RunData) -> Section:
-    """Return the recall of each class."""
+def class_accuracy_section(data: RunData) -> Section:
+    """Return the section with the recall of each class."""
     per_class = data.ensemble_metrics.per_class
     scores = list(per_class.values())
     drawing = figures.accuracies(
-        list(per_class), [s.accuracy for s in scores], [s.accuracy_95 for s in scores], "classes"
+        list(per_class), [s.accuracy for s in scores], [s.accuracy_ci95 for s in scores], "classes"
     )
     rows = [[name, *_accuracy_cells(scores), scores.num_images] for name, scores in per_class.items()]
     table = Table(["class", "accuracy", "95 % low", "95 % high", "n"], rows, is_sortable=True)
@@ -100,21 +100,21 @@ def class_accuracy(data: RunData) -> Section:
     )
 
 
-def calibration(data: RunData) -> Section:
-    """Return the reliability diagram without and with temperature scaling."""
+def calibration_section(data: RunData) -> Section:
+    """Return the section with the reliability diagram without and with temperature scaling."""
     before = metrics.reliability_diagram(_out_of_fold(data, data.ensemble.uncalibrated()), data.table.labels)
     after = metrics.reliability_diagram(data.probabilities, data.table.labels)
     temperatures = ", ".join(f"{name} {value:.2f}" for name, value in data.ensemble.temperatures.items())
     caption = (
-        f"Temperatures: {temperatures}. Expected calibration error (ECE) {before.error:.4f} before and "
-        f"{after.error:.4f} after temperature scaling, n = {len(data.table.ids):,}, 15 bins; "
+        f"Temperatures: {temperatures}. Expected calibration error (ECE) {before.ece:.4f} before and "
+        f"{after.ece:.4f} after temperature scaling, n = {len(data.table.ids):,}, 15 bins; "
         "the temperatures are fitted on the same images."
     )
     return Section("calibration", "Calibration", [Figure(figures.reliability(before, after), caption)])
 
 
-def ensemble_members(data: RunData) -> Section:
-    """Return each member's scores and contribution, and the agreement of the models."""
+def ensemble_members_section(data: RunData) -> Section:
+    """Return the section with each member's scores and contribution, and the agreement of the models."""
     table, ensemble, scores = data.table, data.ensemble, data.ensemble_metrics.scores
     logits = {
         name: predictions.logits_for(table.ids) for name, predictions in data.evaluation.member_predictions.items()
@@ -163,5 +163,5 @@ def _out_of_fold(data: RunData, ensemble: Ensemble) -> Probabilities:
     return probabilities
 
 
-def _accuracy_cells(scores: ClassScores) -> list[Cell]:
-    return [Number(scores.accuracy), *map(Number, scores.accuracy_95)]
+def _accuracy_cells(scores: Accuracy) -> list[Cell]:
+    return [Number(scores.accuracy), *map(Number, scores.accuracy_ci95)]

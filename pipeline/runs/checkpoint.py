@@ -1,4 +1,4 @@
-"""Checkpoints: history and tensors of an unfinished training run in one file, with a checksum."""
+"""Checkpoints: history and tensors of an unfinished fold in one file, with a checksum."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""submissions/<run>/<member>/fold_<n>/: checkpoint of an unfinished training run, results of a finished fold."""
+"""submissions/<run>/<member>/fold_<n>/: checkpoint of an unfinished fold, results of a finished one."""
 
 import csv
 import io
@@ -47,11 +47,11 @@ class FoldFolder:
         return [self.path / name for name in self._checksums.corrupted()]
 
     def save_checkpoint(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
-        """Save an unfinished training run."""
+        """Save an unfinished fold."""
         save_checkpoint(self._checkpoint, history, tensors)
 
     def load_checkpoint(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]] | None:
-        """Return history and tensors of an unfinished training run, if there is one. Raises CorruptedFileError."""
+        """Return history and tensors of an unfinished fold, if there is one. Raises CorruptedFileError."""
         return load_checkpoint(self._checkpoint) if self._checkpoint.exists() else None
 
     def finish(
@@ -65,7 +65,7 @@ class FoldFolder:
         self._checkpoint.unlink(missing_ok=True)
 
     def history(self) -> list[dict[str, float]]:
-        """Return the epochs of a finished fold."""
+        """Return the per-epoch metrics of a finished fold."""
         with (self.path / HISTORY).open(newline="", encoding="utf-8") as file:
             return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
@@ -94,7 +94,7 @@ class FoldFolder:
         return predictions if matches else None
 
     def export_files(self, only: Collection[str] = ()) -> Files:
-        """Return the files of a training run for another machine: all, or only some names."""
+        """Return the files of a fold for another machine: all, or only some names."""
         paths = [p for p in sorted(self.path.rglob("*")) if p.is_file() and self._test_logits not in p.parents]
         names = only or [str(path.relative_to(self.path)) for path in paths if path.suffix != ".partial"]
         return {name: (self.path / name).read_bytes() for name in names}

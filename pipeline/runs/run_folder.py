@@ -114,7 +114,7 @@ class RunFolder:
                 + "\n  ".join(changes)
             )
 
-    def start_or_resume(self, config: Config, inputs: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    def create_or_verify(self, config: Config, inputs: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Start the run, or verify that it was started with the same config and input.
 
         Raises ConfigError or RunError with the differences.

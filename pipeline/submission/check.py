@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.results import Scores
-from pipeline.submission.csv_file import check_labels, check_submission
+from pipeline.submission.csv_file import check_submission, compare_with_predictions
 from pipeline.submission.kaggle_client import upload_command
 from pipeline.task import Ids, Task
 
@@ -33,7 +33,7 @@ def check(file: Path, expected: Expected, task: Task) -> list[str]:
     problems = check_submission(file, expected.ids, task)
     if problems or expected.labels is None:
         return problems
-    return check_labels(file, expected.ids, expected.labels, task)
+    return compare_with_predictions(file, expected.ids, expected.labels, task)
 
 
 def wrong_size(num_rows: int, task: Task) -> str:
@@ -45,7 +45,7 @@ def wrong_size(num_rows: int, task: Task) -> str:
 
 def upload_message(run_name: str, config_name: str, scores: Scores) -> str:
     """Return the message of a run's submission: run, config and cross-validation."""
-    low, high = scores.accuracy_95
+    low, high = scores.accuracy_ci95
     return f"{run_name}: {config_name}, CV {scores.accuracy:.4f} ({low:.4f} to {high:.4f})"
 
 

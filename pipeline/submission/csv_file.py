@@ -43,7 +43,7 @@ def check_submission(path: Path, expected_ids: Ids, task: Task) -> list[str]:
     return find_problems(data, expected_ids, task)
 
 
-def check_labels(path: Path, ids: Ids, labels: NDArray[np.int64], task: Task) -> list[str]:
+def compare_with_predictions(path: Path, ids: Ids, labels: NDArray[np.int64], task: Task) -> list[str]:
     """Return where a valid submission differs from the predicted labels [N] of ids [N]."""
     expected = {str(id_): task.class_names[label] for id_, label in zip(ids, labels, strict=True)}
     with path.open(newline="", encoding="utf-8") as file:
