@@ -20,9 +20,8 @@ def expected_submission(file: Path, input_dir: Path, task: Task) -> Expected:
     run = _run_of(file)
     if run is not None:
         test = run.test_predictions()
-        return Expected(
-            test.ids, f"the test images of the run {run.name}", test.labels if file == run.submission else None
-        )
+        labels = test.labels if file.name == run.submission.name else None
+        return Expected(test.ids, f"the test images of the run {run.name}", labels)
     source = find_source_or_none(input_dir, task)
     if source is not None:
         return Expected(source.ids("test"), f"the test images of {source.name}")
@@ -76,4 +75,5 @@ def ensemble_scores(run: RunFolder) -> Scores | None:
 
 def _run_of(file: Path) -> RunFolder | None:
     """Return the run whose folder contains a file."""
-    return RunFolder(file.parent.parent, file.parent.name) if (file.parent / "config.yaml").exists() else None
+    folder = file.resolve().parent
+    return RunFolder(folder.parent, folder.name) if (folder / "config.yaml").exists() else None

@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import predictions
 from pipeline.config import Config
 from pipeline.config_files import DEFAULT_CONFIG
 from pipeline.errors import ConfigError, RunError
-from pipeline.results import Accuracy, EnsembleMetrics, Metrics, Scores
+from pipeline.results import Accuracy, Agreement, CascadeStats, EnsembleMetrics, Metrics, Scores
 from pipeline.run_context import open_context
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
 from pipeline.submission.check import upload_instructions
-from pipeline.submit import message_of
+from pipeline.submit import expected_submission, message_of
 from pipeline.task import CIFAR10
 from pipeline.workflow import predict, report, validate
 
@@ -49,6 +50,20 @@ def test_short_submission_is_not_for_upload(run):
     assert upload_instructions(run.name, run.submission, "message", 60, CIFAR10) == (
         "not for upload: it has 60 rows, Kaggle expects one for each of 300,000 test images"
     )
+
+
+def test_submission_is_found_from_inside_its_run_folder(run, monkeypatch):
+    ids = np.arange(1, 4)
+    test = predictions.Predictions(ids, np.eye(3, dtype=np.float32))
+    agreement = Agreement(num_images=3, models=["net fold 0"], rates=[[1.0]])
+    stats = CascadeStats(stages=[], full_forward_passes=2, mean_forward_passes=2, agreement=agreement)
+    run.save_test_predictions(predictions.CascadePredictions(test, np.full(3, 2), stats))
+    for folder, file in (("submissions/mine", "submission.csv"), ("..", "mine/submission.csv")):
+        monkeypatch.chdir(folder)
+        expected = expected_submission(Path(file), Path("input"), CIFAR10)
+
+        assert str(expected) == "the test images of the run mine, 3"
+        assert expected.labels.tolist() == [0, 1, 2]
 
 
 def test_existing_run_keeps_its_own_config(run, zip_folder):
