@@ -1,7 +1,7 @@
 """Adaptive inference over the test set: which models and TTA views each image gets, stage by stage.
 
 Most images are predicted reliably by the first models. Each stage runs more models, the last one all TTA views, and
-only on the images whose prediction may still change (learning/exit_rule.py). Finished slices are saved.
+only on the images whose prediction may still change (learning/exit_rule.py). Finished logits are saved in chunks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ from pipeline.temperature_scaling import to_probabilities
 
 MIN_TEST_TO_SAMPLE_RATIO = 5  # with fewer test images the calibration sample costs more than it saves
 MIN_WEIGHT = 1e-6  # members with less weight are skipped
-CALIBRATION, STAGE = "calibration", "stage"  # names of the saved slices
+CALIBRATION, STAGE = "calibration", "stage"  # names of the files of saved logits
 
 
 def predict_cascade(
@@ -51,8 +51,8 @@ def predict_cascade(
 ) -> CascadePredictions:
     """Predict the test images with the fold models of all members that have a weight in the ensemble.
 
-    With a cascade config, images exit early; `out_of_fold` are the ensemble's predictions that define the distribution
-    for which the accuracy drop is stated. Without one, or with few test images, every image gets the full ensemble.
+    With a cascade config, images exit early; the accuracy drop is estimated for images distributed like `out_of_fold`,
+    the ensemble's out-of-fold predictions. Without one, or with few test images, every image gets the full ensemble.
     """
     predictor = _EnsemblePredictor(jobs, ensemble, store, executor, display)
     num_images = len(store.ids)
@@ -78,14 +78,14 @@ def format_cascade_stats(stats: CascadeStats, num_images: int) -> str:
     if stats.expected_accuracy_drop is None:
         return f"full ensemble for {num_images:,} test images: {full} forward passes (models x TTA views) each"
     passes, stages = 0, []
-    for stage in stats.stages:
+    for number, stage in enumerate(stats.stages, start=1):
         passes += stage.forward_passes
-        stages.append(f"{stage.num_images:,} images at least {passes}")
+        stages.append(f"stage {number} ({passes} passes so far) {stage.num_images:,}")
     num_budget_exits = sum(stage.num_budget_exits for stage in stats.stages)
     limited = f"; {num_budget_exits:,} early exits because the compute budget was exhausted" if num_budget_exits else ""
     return (
-        f"cascade: forward passes (models x TTA views) per image: {', '.join(stages)}, {stats.calibration_size:,} "
-        f"calibration images {full}; mean {mean:.2f} (full ensemble: {full / mean:.1f}x); "
+        f"cascade: images by forward passes (models x TTA views): {', '.join(stages)}; {stats.calibration_size:,} "
+        f"calibration images with all {full}; mean {mean:.2f} passes, {full / mean:.1f}x fewer than the full ensemble; "
         f"expected accuracy drop {stats.expected_accuracy_drop:.5f}{limited}"
     )
 
@@ -212,7 +212,7 @@ class _EnsemblePredictor:
         self._labels: dict[int, NDArray[np.uint8]] = {}
 
     def run_stage(self, stage: Stage, name: str, rows: NDArray[np.int64], *, keep_logits: bool) -> Probabilities:
-        """Run a stage on some images; return the ensemble's probabilities [rows, classes] by all stages so far.
+        """Run a stage on some images; return the ensemble's probabilities [rows, classes] after all stages so far.
 
         Without `keep_logits`, for the last stage, each model's logits are dropped as soon as they are averaged.
         """

@@ -241,6 +241,6 @@ def test_statistics_are_formatted_with_stages_and_mean(tmp_path):
     assert format_cascade_stats(full, NUM_IMAGES) == (
         "full ensemble for 2,000 test images: 36 forward passes (models x TTA views) each"
     )
-    assert text.startswith("cascade: forward passes (models x TTA views) per image: 1,600 images at least 2, ")
-    assert f"400 calibration images 36; mean {limited.mean_forward_passes:.2f} (" in text
+    assert text.startswith("cascade: images by forward passes (models x TTA views): stage 1 (2 passes so far) 1,600, ")
+    assert f"400 calibration images with all 36; mean {limited.mean_forward_passes:.2f} passes, " in text
     assert "early exits because the compute budget was exhausted" in text

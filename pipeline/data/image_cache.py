@@ -24,7 +24,7 @@ from pipeline.files import write_json
 from pipeline.progress import ProgressCallback, no_progress
 from pipeline.task import Ids, Split
 
-FORMAT = 1  # to increase when the same files are decoded to other bytes
+FORMAT = 1  # of the cache; increment it when the decoder's output changes
 READ_SIZE = 1 << 24  # bytes
 CHUNK_SIZE = 200  # images per decode job
 
@@ -77,7 +77,7 @@ def prepare_images(
         if manifest["made_from"] != made_from:
             raise InputError(
                 f"{folder} was made from {_describe(manifest['made_from'])}, the input is now {_describe(made_from)}. "
-                "To make it again: python run.py prepare --again; to keep it: --set images.cache_dir=DIR"
+                "To rebuild it: python run.py prepare --again; to keep it: --set images.cache_dir=DIR"
             )
         store = open_store(folder, manifest, source.task.image_shape)
         check_ids(store.ids)
@@ -110,7 +110,7 @@ def open_store(folder: Path, manifest: dict[str, Any], image_shape: tuple[int, i
 def _make_store(
     source: Source, split: Split, ids: Ids, folder: Path, made_from: dict[str, Any], on_progress: ProgressCallback
 ) -> None:
-    """Decode into a temporary folder, then rename it; one that an interrupted call left is removed."""
+    """Decode into a temporary folder, then rename it; one that an interrupted process left is removed."""
     partial = folder.with_name(f"{split}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -173,7 +173,9 @@ def _decode_all(source: Source, split: Split, ids: Ids, file: BinaryIO, on_progr
             pool.shutdown(cancel_futures=True)
     if row_of:
         missing = min(row_of)
-        raise InputError(f"{source.name} ends without {split}/{missing}.png ({len(row_of)} are missing in all)")
+        raise InputError(
+            f"{source.name} does not contain {split}/{missing}.png ({len(row_of)} images are missing in all)"
+        )
 
 
 def _write_at(file: BinaryIO, data: bytes, position: int) -> None:
@@ -193,7 +195,7 @@ def _map_images(folder: Path) -> NDArray[np.uint8]:
 
 
 def _corrupted(folder: Path, cause: str) -> InputError:
-    return InputError(f"{folder} is corrupted ({cause}); make it again: python run.py prepare --again")
+    return InputError(f"{folder} is corrupted ({cause}); rebuild it: python run.py prepare --again")
 
 
 def _checksum(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""One member on one fold: train a model, predict its validation images, predict test images."""
+"""One member of the ensemble on one fold: train a model, predict its validation images, predict test images."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""One member on one fold: images in, the state after each epoch out. Saves nothing."""
+"""One member of the ensemble on one fold: images in, the state after each epoch out. Saves nothing."""
 
 import time
 from collections.abc import Iterator, Mapping

@@ -53,8 +53,8 @@ def _stages(data: RunData) -> Table:
         note = f"{passes:,} forward passes, {passes / spent:,.0f}/s" if stage == "predict" and passes else ""
         rows.append([stage, Number(spent, 1), images, round(images / spent) if images else None, note])
     caption = (
-        "Time of each stage, summed over all calls. Existing results take no time, so the speeds are exact only for an "
-        "uninterrupted run."
+        "Time of each stage, summed over all times that the command was run. Results that existed already were "
+        "skipped, so the speeds are exact only for an uninterrupted run."
     )
     return Table(["stage", "seconds", "images", "images/s", ""], rows, caption)
 
@@ -66,7 +66,7 @@ def learning_curves_section(data: RunData) -> Section:
         accuracy = data.out_of_fold_scores(member).accuracy
         blocks.append(
             Text(
-                f"{member}: the training accuracy is that of augmented images, each before the step that trains on it; "
+                f"{member}: the training accuracy is a running mean over augmented batches, each before its update; "
                 f"the out-of-fold accuracy is {accuracy:.4f}."
             )
         )

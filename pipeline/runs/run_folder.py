@@ -97,7 +97,7 @@ class RunFolder:
         return build_config(parse_yaml(text, str(self._config)), str(self._config))
 
     def check_config(self, config: Config) -> None:
-        """Raise ConfigError with the differences if the run was started with another experiment."""
+        """Raise ConfigError with the differences if the run has another config, hardware settings aside."""
         changes = differences(self.config().experiment(), config.experiment()) if self.exists else []
         if changes:
             raise ConfigError(
@@ -206,7 +206,7 @@ class RunFolder:
 
     @contextmanager
     def _test_predictions_errors(self) -> Iterator[None]:
-        """Replace the remedy for corrupted files of a fold."""
+        """Replace the suggested fix in the error, which is that for a fold."""
         try:
             yield
         except CorruptedFileError as error:
