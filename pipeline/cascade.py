@@ -5,6 +5,7 @@ only on the images whose prediction may still change (learning/exit_rule.py). Fi
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -231,7 +232,9 @@ class _EnsemblePredictor:
                         self._parts[model] = []
                     yield job.member_name, predictions
 
-        return self._ensemble.probabilities(members())[1]
+        # An error between two requests must not leave the executor suspended.
+        with closing(predicted):
+            return self._ensemble.probabilities(members())[1]
 
     def discard_other_rows(self, rows: NDArray[np.int64]) -> None:
         """Discard the logits of all images but some rows of the store."""

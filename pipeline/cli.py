@@ -125,7 +125,7 @@ def predict(context: typer.Context, options: RunOptions) -> None:
     """Predict the test images with all folds, and write a checked submission.csv."""
     from pipeline import workflow
 
-    job = options.context(context.obj)
+    job = options.context(context.obj, will_train=False)
     _print_result(job, workflow.predict(job))
 
 
@@ -253,8 +253,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 def _run_all(job: "RunContext") -> None:
     from pipeline import workflow
 
-    result = workflow.run_all(job)
-    _print_result(job, result)
+    result = workflow.run_all(job, lambda result: _print_result(job, result))
     print(f"report: {result.report}")
 
 

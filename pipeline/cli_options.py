@@ -48,11 +48,11 @@ class RunOptions:
     ] = None
     quiet: QuietOption = False
 
-    def context(self, task: Task, *, fold: int | None = None) -> "RunContext":
+    def context(self, task: Task, *, fold: int | None = None, will_train: bool = True) -> "RunContext":
         """Open the run."""
         from pipeline.run_context import open_context
 
-        return open_context(task, only_fold=fold, **self._arguments(self.config, self.run))
+        return open_context(task, only_fold=fold, will_train=will_train, **self._arguments(self.config, self.run))
 
     def demo_context(self, task: Task) -> "RunContext":
         """Open the demo's run, on the synthetic dataset."""

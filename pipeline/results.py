@@ -1,4 +1,4 @@
-"""Typed results of a run, as they are written to metrics.json and cascade.json."""
+"""Typed results: Metrics is written to metrics.json, CascadeStats to cascade.json."""
 
 from pydantic import BaseModel, ConfigDict
 

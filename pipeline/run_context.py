@@ -106,6 +106,7 @@ def open_context(
     overrides: Iterable[str] = (),
     executor: ExecutorOptions = LOCAL,
     only_fold: int | None = None,
+    will_train: bool = True,
 ) -> RunContext:
     """Check a run's options and open its files; an existing run keeps its config unless another one is given.
 
@@ -122,7 +123,8 @@ def open_context(
     if only_fold is not None and not 0 <= only_fold < config.folds.num_folds:
         raise InputError(f"--fold {only_fold}: expected a fold from 0 to {config.folds.num_folds - 1}")
     run.check_config(config)
-    _check_members(config, task)
+    if will_train:
+        _check_members(config, task)
     return RunContext(
         task=task,
         config=config,
@@ -158,6 +160,7 @@ def prepare_run(context: RunContext) -> None:
     machine = context.machine
     with context.run.timing("prepare"):
         checksums = context.input_checksums()
+    context.source.release()
     environment = describe_environment(torch.get_num_threads(), machine.device.type, machine.autocast)
     context.run.create_or_verify(context.config, checksums, {"config": context.config_name, **environment})
 

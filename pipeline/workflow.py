@@ -1,6 +1,7 @@
 """The whole job, from Kaggle's files to a checked submission and a report; `run_all` is its table of contents."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.cascade import max_prediction_flops, predict_cascade
@@ -34,10 +35,11 @@ class JobResult:
     report: Path | None = None
 
 
-def run_all(context: RunContext) -> JobResult:
+def run_all(context: RunContext, on_result: Callable[[JobResult], None] = lambda _: None) -> JobResult:
     """Prepare, split into folds, train, evaluate, predict, write the submission and the report.
 
-    Every step resumes where an interrupted job ended, and saves what it makes.
+    Every step resumes where an interrupted job ended, and saves what it makes. `on_result` is called before the report
+    is written, so that an error in the report hides no result.
     """
     with context.run.lock():
         prepare_run(context)
@@ -45,8 +47,9 @@ def run_all(context: RunContext) -> JobResult:
         evaluation = evaluate(context.run, context.config, context.task, context.fold_table, predictions)
         test = predict_test(context, evaluation)
         save_submission(context, test)
-        report = write_report(context, evaluation, test)
-    return JobResult(evaluation, test, score_test(context, test), report)
+        result = JobResult(evaluation, test, score_test(context, test))
+        on_result(result)
+        return replace(result, report=write_report(context, evaluation, test))
 
 
 def train(context: RunContext) -> Evaluation:
@@ -78,7 +81,7 @@ def report(run: RunFolder, input_dir: Path, task: Task) -> Path:
     """Write a run's report again and return its path. Raises RunError if folds are missing or the input differs."""
     evaluation = validate(run, task)
     _require_all_folds(run, evaluation, "a report needs all of them")
-    context = open_context(task, input_dir=input_dir, run_name=run.name)
+    context = open_context(task, input_dir=input_dir, run_name=run.name, will_train=False)
     run.check_inputs(context.input_checksums())
     return write_report(context, evaluation, run.test_results() if run.has_test_predictions else None)
 

@@ -329,3 +329,26 @@ def test_corrupted_test_slice_is_predicted_again(run, caplog, monkeypatch):
 
     assert fold.load_test_slice("stage_0", 0, PREDICTIONS.ids) is None
     assert "it is predicted again" in caplog.text
+
+
+def test_only_the_checkpoint_of_a_fold_with_corrupted_results_is_exported_to_resume_it(run):
+    fold = run.fold("net", 0)
+    fold.finish(HISTORY, {"a": torch.zeros(4)}, PREDICTIONS)
+    (fold.path / "out_of_fold.npz").write_bytes(b"corrupted")
+    fold.save_checkpoint(HISTORY[:1], {"a": torch.ones(4)})
+    other = run.fold("net", 1)
+    other.import_files(fold.export_unfinished())
+
+    assert not fold.is_trained
+    assert list(fold.export_unfinished()) == ["checkpoint.safetensors"]
+    assert other.load_checkpoint()[0] == HISTORY[:1]
+
+
+def test_run_of_another_version_is_rejected_with_the_keys(run):
+    run.create_or_verify(Config(), {}, {})
+    path = run.path / "config.yaml"
+    path.write_text(path.read_text().replace("tta:", "views:"))
+    (run.path / "checksums.json").unlink()
+
+    with pytest.raises(RunError, match=r"(?s)first is of another version .* choose another --run:.*now 'predict.tta'"):
+        run.config()

@@ -76,6 +76,10 @@ class KaggleFiles:
     def test_labels(self) -> None:
         """Return None: Kaggle does not publish them."""
 
+    def release(self) -> None:
+        """Free the archives' headers."""
+        self._archives.clear()
+
     def fingerprint(self, split: Split) -> dict[str, Any]:
         """Return name, size and modification time of the zip, the archive, or the folder (size: number of files)."""
         archive = self.task.archive_name(split)

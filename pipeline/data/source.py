@@ -40,6 +40,10 @@ class Source(Protocol):
         """Return the test labels, or None where they are not public (Kaggle)."""
         ...
 
+    def release(self) -> None:
+        """Free what was read into memory; it is read again when needed."""
+        ...
+
     def fingerprint(self, split: Split) -> dict[str, Any]:
         """Return name, size and modification time of a split's files, which identify them."""
         ...

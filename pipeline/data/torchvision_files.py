@@ -54,6 +54,10 @@ class TorchvisionFiles:
         """Return the labels of the test batch."""
         return Labels(self.ids("test"), self._split("test")[1])
 
+    def release(self) -> None:
+        """Free the batches."""
+        self.__dict__.pop("_batches", None)
+
     def fingerprint(self, split: Split) -> dict[str, Any]:
         """Return name, size and modification time of the tar.gz, or of the split's first batch."""
         path = self._path if self._path.is_file() else self._path / BATCH_NAMES[split][0]

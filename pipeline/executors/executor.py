@@ -1,6 +1,6 @@
 """The interface of all executors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
 from pipeline.data.image_cache import ImageStore
@@ -21,6 +21,6 @@ class Executor(Protocol):
 
     def predict(
         self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: ProgressDisplay
-    ) -> Iterator[Predictions]:
+    ) -> Generator[Predictions, None, None]:
         """Yield the predictions of each request, in order; slices that are saved already are not predicted again."""
         ...

@@ -1,6 +1,6 @@
 """Fold jobs in this process, one after the other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from pipeline.data.image_cache import ImageStore
@@ -26,7 +26,7 @@ class LocalExecutor:
 
     def predict(
         self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: ProgressDisplay
-    ) -> Iterator[Predictions]:
+    ) -> Generator[Predictions, None, None]:
         """Predict sequentially."""
         for job, request in requests:
             yield job.predict_test(self.machine, store, request, display)

@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +21,8 @@ from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.executors.remote_progress import remote_progress
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.train_state import EpochRecord
-from pipeline.predictions import Predictions
-from pipeline.progress import ProgressDisplay, log, progress_display
+from pipeline.predictions import Predictions, join
+from pipeline.progress import ProgressCallback, ProgressDisplay, log, no_progress, progress_display
 from pipeline.runs.fold_table import FoldTable
 
 POLL_INTERVAL = 0.2  # seconds between two reads of the progress queue
@@ -76,22 +77,32 @@ class PoolExecutor:
 
     def predict(
         self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: ProgressDisplay
-    ) -> Iterator[Predictions]:
-        """Predict with as many models at a time as there are devices."""
-        tasks = [(_predict, index, job, store, request) for index, (job, request) in enumerate(requests)]
-        done, total = 0, sum(len(request.rows) for _, request in requests)
-        flops = sum(job.prediction_flops(len(request.rows), request) for job, request in requests)
-        results, next_index = dict[int, Predictions](), 0
-        with display.bar(f"test images on {len(self._devices)} devices", flops=flops) as bar:
+    ) -> Generator[Predictions, None, None]:
+        """Predict with as many models at a time as there are devices; complete requests are only loaded."""
+        missing = [sum(map(len, job.load_slices(store, request)[1].values())) for job, request in requests]
+        tasks = [(_predict, i, job, store, request) for i, (job, request) in enumerate(requests) if missing[i]]
+        flops = sum(job.prediction_flops(n, request) for n, (job, request) in zip(missing, requests, strict=True))
+        results, next_index, done = dict[int, Predictions](), 0, 0
+        with self._display_if(tasks, display, flops) as bar:
             for index, predictions in self.run(tasks, lambda *_: None):
-                job, request = requests[index]
-                done += len(request.rows)
-                bar(done, total)
-                log.info("%s: predicted %s of %s test images", job, f"{done:,}", f"{total:,}")
+                done += missing[index]
+                bar(done, sum(missing))
+                log.info("%s: predicted %s of %s test images", requests[index][0], f"{done:,}", f"{sum(missing):,}")
                 results[index] = predictions
-                while next_index in results:
-                    yield results.pop(next_index)
+                while next_index in results or (next_index < len(requests) and not missing[next_index]):
+                    yield results.pop(next_index) if next_index in results else _load(store, *requests[next_index])
                     next_index += 1
+        for job, request in requests[next_index:]:
+            yield _load(store, job, request)
+
+    @contextmanager
+    def _display_if(self, tasks: Sequence[Any], display: ProgressDisplay, flops: float) -> Iterator[ProgressCallback]:
+        """Show a bar if there is anything to predict."""
+        if not tasks:
+            yield no_progress
+            return
+        with display.bar(f"test images on {len(self._devices)} devices", flops=flops) as bar:
+            yield bar
 
     def run(self, tasks: Sequence[tuple[Any, ...]], on_message: Callable[..., None]) -> Iterator[tuple[int, Any]]:
         """Yield (index, result) of tasks (function, index, job, ...) as they finish.
@@ -150,6 +161,12 @@ def _train(index: int, job: FoldJob, store: ImageStore, table: FoldTable) -> Pre
                 return result
             _WorkerState.progress_queue.put((index, str(_WorkerState.machine.device), result))
     raise AssertionError("FoldJob.train ends with its predictions")
+
+
+def _load(store: ImageStore, job: FoldJob, request: PredictRequest) -> Predictions:
+    """Return the predictions of a request whose slices are all saved."""
+    saved, _ = job.load_slices(store, request)
+    return join(list(saved.values()))
 
 
 def _predict(_index: int, job: FoldJob, store: ImageStore, request: PredictRequest) -> Predictions:

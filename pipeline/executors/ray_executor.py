@@ -1,11 +1,12 @@
 """Fold jobs on a Ray cluster (`--executor ray`). Ray schedules; the driver receives and saves the results."""
 
+import io
 import logging
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from pipeline.executors.ray_retry import RetryingTasks, first_line
 from pipeline.executors.remote_progress import remote_progress
 from pipeline.predictions import Predictions, join
 from pipeline.progress import ProgressDisplay, log
-from pipeline.runs.fold_folder import WEIGHTS
+from pipeline.runs.fold_folder import OUT_OF_FOLD, WEIGHTS
 from pipeline.runs.fold_table import FoldTable
+from pipeline.runs.prediction_files import parse_predictions
 
 # A node behind a cut cable does not close its connections. Ray's defaults are 300 s until a keepalive ping, and 120 s
 # for its answer.
@@ -75,22 +77,23 @@ class RayExecutor:
         results: dict[str, Predictions] = {}
 
         def start(job: FoldJob) -> Any:
-            files = job.folder.export_files()
+            files = job.folder.export_unfinished()
             return remote.remote(job, files, images, store.ids, table_ref, self._config, self._results_dir)
 
         with remote_progress(display, table) as progress:
             for job, (node, record, files) in RetryingTasks(start, jobs).results():
-                predictions = job.folder.import_files(files.read())
+                received = files.read()
+                job.folder.import_files(received)
                 if record is not None:
                     progress.report_epoch(job, record, node)
-                elif predictions is not None:
-                    results[str(job)] = predictions
-                    job.log_accuracy(predictions, table)
+                else:
+                    results[str(job)] = parse_predictions(io.BytesIO(received[OUT_OF_FOLD]))
+                    job.log_accuracy(results[str(job)], table)
         return [results[str(job)] for job in jobs]
 
     def predict(
         self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: ProgressDisplay
-    ) -> Iterator[Predictions]:
+    ) -> Generator[Predictions, None, None]:
         """Predict all slices, as many at a time as resources allow."""
         slices, tasks = [], {}
         for request_index, (job, request) in enumerate(requests):
@@ -138,12 +141,13 @@ class RayExecutor:
             for name, (node, files) in RetryingTasks(start, list(tasks)).results():
                 request_index, index, request = tasks[name]
                 job = requests[request_index][0]
-                predictions = job.folder.import_files(files.read())
-                assert predictions is not None
+                received = files.read()
+                job.folder.import_files(received)
+                (data,) = received.values()
                 done += len(request.rows)
                 bar(done, total)
                 log.info("%s on %s: predicted %s of %s test images", job, node, f"{done:,}", f"{total:,}")
-                yield request_index, index, predictions
+                yield request_index, index, parse_predictions(io.BytesIO(data))
 
     def _connect(self) -> None:
         settings: dict[str, Any] = {

@@ -17,7 +17,6 @@ from pipeline.runs.checksums import CHECKSUMS_JSON, Checksums
 from pipeline.runs.prediction_files import (
     CorruptedFileError,
     load_predictions,
-    parse_predictions,
     read_errors,
     save_predictions,
 )
@@ -25,6 +24,7 @@ from pipeline.task import Ids
 
 Files = dict[str, bytes]
 WEIGHTS, OUT_OF_FOLD, HISTORY = "weights.safetensors", "out_of_fold.npz", "history.csv"
+RESULTS = (WEIGHTS, OUT_OF_FOLD, HISTORY, CHECKSUMS_JSON)
 
 
 class FoldFolder:
@@ -99,23 +99,22 @@ class FoldFolder:
         names = only or [str(path.relative_to(self.path)) for path in paths if path.suffix != ".partial"]
         return {name: (self.path / name).read_bytes() for name in names}
 
+    def export_unfinished(self) -> Files:
+        """Return the files from which another machine resumes the training; results, corrupted ones, are left out."""
+        return {name: data for name, data in self.export_files().items() if name not in RESULTS}
+
     def export_test_slice(self, stage: str, index: int) -> Files:
         """Return the file of a slice of the test images for another machine."""
         path = self._test_slice(stage, index)
         return {str(path.relative_to(self.path)): path.read_bytes()}
 
-    def import_files(self, files: Files) -> Predictions | None:
-        """Write what another machine exported; return the predictions among the files, if there are any.
-
-        The files that mark the fold as finished are written last.
-        """
+    def import_files(self, files: Files) -> None:
+        """Write what another machine exported; the files that mark the fold as finished are written last."""
         last = (OUT_OF_FOLD, CHECKSUMS_JSON)
         for name in (*sorted(files.keys() - set(last)), *(name for name in last if name in files)):
             write_bytes(self.path / name, files[name])
         if OUT_OF_FOLD in files:
             self._checkpoint.unlink(missing_ok=True)
-        exported = next((data for name, data in files.items() if name.endswith(".npz")), None)
-        return None if exported is None else parse_predictions(io.BytesIO(exported))
 
     def _test_slice(self, stage: str, index: int) -> Path:
         return self._test_logits / f"{stage}.{index:03}.npz"

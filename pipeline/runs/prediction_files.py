@@ -36,7 +36,7 @@ def load_predictions(path: Path) -> Predictions:
 
 
 def parse_predictions(file: BinaryIO) -> Predictions:
-    """Read predictions from an open .npz file."""
+    """Read predictions from an open .npz file. Raises what numpy and zipfile raise."""
     with np.load(file, allow_pickle=False) as arrays:
         return Predictions(arrays["ids"], arrays["logits"])
 

@@ -80,6 +80,7 @@ class RunFolder:
             write_text(owner, str(os.getpid()))
             yield
         finally:
+            owner.unlink(missing_ok=True)
             lock.release()
 
     def config(self) -> Config:
@@ -94,7 +95,12 @@ class RunFolder:
             text = self._config.read_text(encoding="utf-8")
         except OSError:
             raise RunError(f"there is no run {self.name} in {self.path.parent}{_others(self.path.parent)}") from None
-        return build_config(parse_yaml(text, str(self._config)), str(self._config))
+        try:
+            return build_config(parse_yaml(text, str(self._config)), str(self._config))
+        except ConfigError as error:
+            raise RunError(
+                f"the run {self.name} is of another version of this project; choose another --run:\n{error}"
+            ) from None
 
     def check_config(self, config: Config) -> None:
         """Raise ConfigError with the differences if the run has another config, hardware settings aside."""

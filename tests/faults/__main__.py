@@ -1,4 +1,4 @@
-"""Inject every fault and print a table: `make faults` (22 minutes on two cores)."""
+"""Inject every fault and print a table: `make faults` (20 minutes on two cores)."""
 
 import os
 import random
