@@ -269,4 +269,6 @@ def _print_result(job: "RunContext", result: "JobResult") -> None:
     print(f"run: {run.path}")
     print(f"submission, checked: {run.submission}")
     num_rows = len(result.test.predictions.ids)
-    print(upload_instructions(run.name, run.submission, message_of(run), num_rows, job.task))
+    ensemble = result.evaluation.metrics.ensemble
+    message = message_of(run, ensemble.scores if ensemble else None)
+    print(upload_instructions(run.name, run.submission, message, num_rows, job.task))

@@ -21,7 +21,7 @@ def expected_submission(file: Path, input_dir: Path, task: Task) -> Expected:
     if run is not None:
         test = run.test_predictions()
         labels = test.labels if file.name == run.submission.name else None
-        return Expected(test.ids, f"the test images of the run {run.name}", labels)
+        return Expected.of_run(run.name, test.ids, labels)
     source = find_source_or_none(input_dir, task)
     if source is not None:
         return Expected(source.ids("test"), f"the test images of {source.name}")
@@ -47,7 +47,7 @@ def submit(
         Ledger(SUBMISSIONS),
         file,
         run=run.name if run else "",
-        message=message or message_of(run),
+        message=message or message_of(run, scores),
         again=again,
         wait_seconds=wait_seconds,
     )
@@ -59,9 +59,8 @@ def refresh_scores(task: Task) -> list[Upload]:
     return upload.refresh(KaggleClient(task), Ledger(SUBMISSIONS))
 
 
-def message_of(run: RunFolder | None) -> str:
+def message_of(run: RunFolder | None, scores: Scores | None) -> str:
     """Return the default message of an upload: run, config and out-of-fold accuracy."""
-    scores = ensemble_scores(run) if run else None
     if run is None or scores is None:
         return "uploaded by hand"
     return upload_message(run.name, run.environment().get("config", ""), scores)

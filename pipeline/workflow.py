@@ -142,8 +142,7 @@ def save_submission(context: RunContext, test: CascadePredictions) -> None:
     """Write submission.csv, and check the file that was written."""
     run, ids, labels = context.run, test.predictions.ids, test.predictions.labels
     write_submission(run.submission, ids, labels, context.task)
-    expected = Expected(ids, f"the test images of the run {run.name}", labels)
-    problems = check(run.submission, expected, context.task)
+    problems = check(run.submission, Expected.of_run(run.name, ids, labels), context.task)
     if problems:
         raise RunError(f"{run.submission} does not match the predictions: {'; '.join(problems)}")
 

@@ -14,7 +14,7 @@ from pipeline.run_context import open_context
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
 from pipeline.submission.check import upload_instructions
-from pipeline.submit import expected_submission, message_of
+from pipeline.submit import ensemble_scores, expected_submission, message_of
 from pipeline.task import CIFAR10
 from pipeline.workflow import predict, report, validate
 
@@ -39,7 +39,7 @@ def test_full_submission_comes_with_the_commands_that_upload_it(run):
     )
     run.save_metrics(Metrics(members={}, ensemble=ensemble))
 
-    assert upload_instructions(run.name, run.submission, message_of(run), 300_000, CIFAR10) == (
+    assert upload_instructions(run.name, run.submission, message_of(run, ensemble_scores(run)), 300_000, CIFAR10) == (
         "upload it: python run.py submit --run mine\n"
         "or with the kaggle client alone: kaggle competitions submit -c cifar-10 -f submissions/mine/submission.csv "
         "-m 'mine: the config, CV 0.9123 (0.9099 to 0.9148)'"

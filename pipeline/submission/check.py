@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,11 @@ class Expected:
     """Where the ids come from, for example "the test images of the run quick"."""
     labels: NDArray[np.int64] | None = None
     """Labels [N] that its run predicted; None for a file that is not the submission of a run."""
+
+    @classmethod
+    def of_run(cls, run_name: str, ids: Ids, labels: NDArray[np.int64] | None) -> Self:
+        """Return what a file in a run's folder is checked against."""
+        return cls(ids, f"the test images of the run {run_name}", labels)
 
     def __str__(self) -> str:
         """Return the origin and the number of rows."""
