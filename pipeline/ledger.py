@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from pipeline.errors import RunError
 from pipeline.files import write_json
+from pipeline.locks import file_lock
 from pipeline.results import Metrics
 
 SUBMISSIONS = Path("submissions")
@@ -83,8 +82,7 @@ class Ledger:
 
     def record_upload(self, upload: Upload) -> None:
         """Insert an upload, or replace the one with the same message (messages are unique)."""
-        self._submissions.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._submissions / ".ledger.lock"):
+        with file_lock(self._submissions / ".ledger.lock", wait_for="it writes the ledger"):
             others = [other for other in self.uploads() if other.message != upload.message]
             write_json(self._path, [asdict(each) for each in (*others, upload)])
 

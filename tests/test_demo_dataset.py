@@ -20,7 +20,8 @@ def test_same_seed_gives_the_same_images(tmp_path):
     for name, seed in (("one", 3), ("again", 3), ("other", 4)):
         make_synthetic_dataset(tmp_path / name, num_train=30, num_test=10, seed=seed)
         source = find_source(tmp_path / name, CIFAR10)
-        datasets.append([*source.read("train"), *source.read("test"), source.labels().checksum()])
+        with source.read("train") as train, source.read("test") as test:
+            datasets.append([*train, *test, source.labels().checksum()])
 
     assert datasets[0] == datasets[1] != datasets[2]
 

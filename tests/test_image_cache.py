@@ -25,8 +25,9 @@ def test_image_rows_match_ids(zip_folder, tmp_path):
 
     assert store.images.shape == (NUM_TRAIN, *CIFAR10.image_shape)
     assert store.images.dtype == np.uint8
-    for image_id, data in source.read("train"):
-        assert np.array_equal(store.images[np.searchsorted(store.ids, image_id)], source.decode(data))
+    with source.read("train") as images:
+        for image_id, data in images:
+            assert np.array_equal(store.images[np.searchsorted(store.ids, image_id)], source.decode(data))
 
 
 def test_second_call_decodes_nothing(zip_folder, tmp_path, monkeypatch):
@@ -97,7 +98,7 @@ def test_corrupted_image_is_named_and_no_store_is_left(images_folder, tmp_path):
 
     with pytest.raises(InputError, match=r"input: train/77\.png is a truncated PNG"):
         prepare(folder, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "cache").glob("[!.]*")) == []
 
 
 def test_unreadable_image_is_not_reported_as_a_full_disk(images_folder, tmp_path):
@@ -113,10 +114,10 @@ def test_full_disk_is_reported(zip_folder, tmp_path, monkeypatch):
     def raise_no_space(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "pwrite", raise_no_space)
+    monkeypatch.setattr(image_cache, "_write_at", raise_no_space)
     with pytest.raises(InputError, match=r"can't be written .*No space left on device.*images\.cache_dir=DIR"):
         prepare(zip_folder, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "cache").glob("[!.]*")) == []
 
 
 def test_manifest_describes_the_source(zip_folder, tmp_path):
@@ -145,5 +146,5 @@ def test_partial_write_is_reported(zip_folder, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "cache").glob("[!.]*")) == []
     assert len(prepare(zip_folder, tmp_path / "cache").ids) == NUM_TRAIN

@@ -1,5 +1,6 @@
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -15,13 +16,15 @@ def counting_job(start, stop):
 
 
 def test_one_job_keeps_its_order():
-    assert list(prefetch([counting_job(0, 100)], 2)) == list(range(100))
+    with prefetch([counting_job(0, 100)], 2) as results:
+        assert list(results) == list(range(100))
 
 
 def test_each_result_of_several_jobs_is_yielded_once():
     jobs = [counting_job(start, start + 50) for start in range(0, 500, 50)]
 
-    assert sorted(prefetch(jobs, 3)) == list(range(500))
+    with prefetch(jobs, 3) as results:
+        assert sorted(results) == list(range(500))
 
 
 def test_error_in_job_is_raised_to_consumer():
@@ -29,12 +32,12 @@ def test_error_in_job_is_raised_to_consumer():
         put(1)
         raise ValueError("corrupted")
 
-    results = prefetch([failing_job, counting_job(0, 10**9)], 2)
-    with pytest.raises(ValueError, match="corrupted"):
+    with pytest.raises(ValueError, match="corrupted"), prefetch([failing_job, counting_job(0, 10**9)], 2) as results:
         list(results)
 
 
-def test_jobs_run_ahead_by_queue_size_and_end_when_generator_is_closed():
+@pytest.mark.parametrize("error", [None, ValueError], ids=["normally", "by an error"])
+def test_jobs_run_ahead_by_queue_size_and_have_ended_when_the_block_ends(error):
     produced, num_threads_before = [], threading.active_count()
 
     def job(put):
@@ -42,13 +45,11 @@ def test_jobs_run_ahead_by_queue_size_and_end_when_generator_is_closed():
             produced.append(number)
             put(number)
 
-    results = prefetch([job], 1)
-    assert next(results) == 0
-    time.sleep(0.05)
-    assert len(produced) <= QUEUE_SIZE + 3
-    results.close()
-    deadline = time.monotonic() + 5
-    while threading.active_count() > num_threads_before and time.monotonic() < deadline:
-        time.sleep(0.01)
+    with suppress(ValueError), prefetch([job], 1) as results:
+        assert next(results) == 0
+        time.sleep(0.05)
+        assert len(produced) <= QUEUE_SIZE + 3
+        if error is not None:
+            raise error
 
     assert threading.active_count() == num_threads_before

@@ -12,7 +12,8 @@ MEMBERS = {f"test/{i}.png": bytes([i % 256]) * (i * 7 + 1) + b"tail" for i in ra
 
 
 def read(path):
-    return list(SevenZipReader(partial(path.open, "rb"), path.name).read())
+    with SevenZipReader(partial(path.open, "rb"), path.name).read() as members:
+        return list(members)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,11 @@ OTHER_TASK = replace(
 )
 
 
+def read(source, split):
+    with source.read(split) as images:
+        return list(images)
+
+
 def find(folder):
     return find_source(folder, CIFAR10)
 
@@ -42,7 +47,7 @@ def content(folder, task=CIFAR10):
     """Ids, labels and decoded images of a source."""
     source = find_source(folder, task)
     images = {
-        split: {image_id: source.decode(data).tobytes() for image_id, data in source.read(split)}
+        split: {image_id: source.decode(data).tobytes() for image_id, data in read(source, split)}
         for split in ("train", "test")
     }
     labels = source.labels()
@@ -106,7 +111,7 @@ def test_torchvision_batches_have_test_labels(batches_folder, packed):
 
     assert source.ids("train").tolist() == list(range(1, 101))
     assert source.labels().labels[:20].tolist() == labels
-    image_id, data = next(source.read("train"))
+    image_id, data = read(source, "train")[0]
     assert image_id == 1
     assert np.array_equal(source.decode(data), first)
     assert source.test_labels().ids.tolist() == list(range(1, 21))

@@ -1,27 +1,32 @@
 """A source -> one memory-mapped uint8 array of decoded images per split, decoded once and checked by a checksum."""
 
+import errno
 import json
 import os
 import shutil
+import threading
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import joblib
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
+from pipeline.cores import available_cores
 from pipeline.data.source import Source
 from pipeline.errors import InputError
 from pipeline.files import write_json
-from pipeline.progress import ProgressCallback, no_progress
+from pipeline.locks import file_lock
+from pipeline.progress import ProgressCallback, log, no_progress
 from pipeline.task import Ids, Split
 
 FORMAT = 1  # of the cache; increment it when the decoder's output changes
@@ -66,27 +71,44 @@ def prepare_images(
 ) -> ImageStore:
     """Open a split's store, or decode its images into one first; `on_progress` is called with (done, total) images.
 
-    `check_ids` is called before anything is decoded, and raises if the ids are invalid.
+    `check_ids` is called before anything is decoded, and raises if the ids are invalid. Of several processes that need
+    the same store one decodes, and the others wait for it.
 
     Raises InputError if the store was made from other files (unless `again`), and for every error of the source.
     """
     folder = cache_dir / split
     made_from = {"format": FORMAT, "source": source.fingerprint(split)}
+    with _lock_if_writable(cache_dir, split):
+        store = None if again else _open_if_made(folder, made_from, source)
+        if store is not None:
+            check_ids(store.ids)
+            return store
+        ids = source.ids(split)
+        check_ids(ids)
+        with _write_errors(folder, len(ids) * int(np.prod(source.task.image_shape))):
+            _make_store(source, split, ids, folder, made_from, on_progress)
+        store = _open_if_made(folder, made_from, source)
+    assert store is not None
+    return store
+
+
+def _lock_if_writable(cache_dir: Path, split: Split) -> AbstractContextManager[None]:
+    """Lock a split's store; one in a read-only folder, which nobody changes, needs no lock."""
+    if cache_dir.is_dir() and not os.access(cache_dir, os.W_OK):
+        return nullcontext()
+    return file_lock(cache_dir / f".{split}.lock", wait_for=f"it decodes the {split} images")
+
+
+def _open_if_made(folder: Path, made_from: dict[str, Any], source: Source) -> ImageStore | None:
+    """Open a store if it is there. Raises InputError if it was made from other files, or is corrupted."""
     manifest = _read_manifest(folder)
-    if manifest is not None and not again:
-        if manifest["made_from"] != made_from:
-            raise InputError(
-                f"{folder} was made from {_describe(manifest['made_from'])}, the input is now {_describe(made_from)}. "
-                "To rebuild it: python run.py prepare --again; to keep it: --set images.cache_dir=DIR"
-            )
-        store = open_store(folder, manifest, source.task.image_shape)
-        check_ids(store.ids)
-        return store
-    ids = source.ids(split)
-    check_ids(ids)
-    _make_store(source, split, ids, folder, made_from, on_progress)
-    manifest = _read_manifest(folder)
-    assert manifest is not None
+    if manifest is None:
+        return None
+    if manifest["made_from"] != made_from:
+        raise InputError(
+            f"{folder} was made from {_describe(manifest['made_from'])}, the input is now {_describe(made_from)}. "
+            "To rebuild it: python run.py prepare --again; to keep it: --set images.cache_dir=DIR"
+        )
     return open_store(folder, manifest, source.task.image_shape)
 
 
@@ -107,18 +129,30 @@ def open_store(folder: Path, manifest: dict[str, Any], image_shape: tuple[int, i
     return ImageStore(ids, images, manifest["checksum"], folder)
 
 
+@contextmanager
+def _write_errors(folder: Path, num_bytes: int) -> Iterator[None]:
+    """Convert write errors of a store into InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"the decoded images can't be written to {folder}: {error.strerror or error}. They take "
+            f"{num_bytes / 1e6:,.0f} MB; free some space, or choose another folder with --set images.cache_dir=DIR"
+        ) from None
+
+
 def _make_store(
     source: Source, split: Split, ids: Ids, folder: Path, made_from: dict[str, Any], on_progress: ProgressCallback
 ) -> None:
-    """Decode into a temporary folder, then rename it; one that an interrupted process left is removed."""
-    partial = folder.with_name(f"{split}.partial")
+    """Decode into a temporary folder, then rename it; those of interrupted processes are removed. Needs the lock."""
+    for leftover in folder.parent.glob(f"{split}.*partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial = folder.with_name(f"{split}.{os.getpid()}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         np.save(partial / "ids.npy", ids)
-        with (partial / "images.npy").open("wb") as file:
+        with (partial / "images.npy").open("wb", buffering=0) as file:
             _decode_all(source, split, ids, file, on_progress)
-            file.flush()
             os.fsync(file.fileno())
         status = (partial / "images.npy").stat()
         manifest = {
@@ -130,23 +164,17 @@ def _make_store(
         write_json(partial / "manifest.json", manifest)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
-    except OSError as error:
-        num_bytes = len(ids) * int(np.prod(source.task.image_shape))
-        raise InputError(
-            f"the decoded images can't be written to {folder}: {error.strerror or error}. They take "
-            f"{num_bytes / 1e6:,.0f} MB; free some space, or choose another folder with --set images.cache_dir=DIR"
-        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _decode_all(source: Source, split: Split, ids: Ids, file: BinaryIO, on_progress: ProgressCallback) -> None:
+def _decode_all(source: Source, split: Split, ids: Ids, file: FileIO, on_progress: ProgressCallback) -> None:
     """Write each image at the row of its id, in the order of arrival."""
     image_shape = source.task.image_shape
     image_size = int(np.prod(image_shape))
     write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(ids), *image_shape)})
-    file.flush()
     start, row_of = file.tell(), {int(image_id): row for row, image_id in enumerate(ids)}
+    writing = threading.Lock()
 
     def decode(chunk: list[tuple[int, bytes]]) -> int:
         for image_id, data in chunk:
@@ -154,12 +182,12 @@ def _decode_all(source: Source, split: Split, ids: Ids, file: BinaryIO, on_progr
                 image = source.decode(data)
             except InputError as error:
                 raise InputError(f"{source.name}: {split}/{image_id}.png {error}") from None
-            _write_at(file, image.tobytes(), start + row_of.pop(image_id) * image_size)
+            with writing:
+                _write_at(file, image.tobytes(), start + row_of.pop(image_id) * image_size)
         return len(chunk)
 
-    num_threads, num_done = joblib.cpu_count(), 0
-    images, futures = source.read(split), deque[Future[int]]()
-    with ThreadPoolExecutor(num_threads) as pool:
+    num_threads, num_done, futures = available_cores(), 0, deque[Future[int]]()
+    with source.read(split) as images, ThreadPoolExecutor(num_threads) as pool:
         try:
             while chunk := list(islice(images, CHUNK_SIZE)):
                 futures.append(pool.submit(decode, chunk))
@@ -178,11 +206,11 @@ def _decode_all(source: Source, split: Split, ids: Ids, file: BinaryIO, on_progr
         )
 
 
-def _write_at(file: BinaryIO, data: bytes, position: int) -> None:
-    """Write all the data: on a disk that is nearly full, pwrite may write only a part and raise nothing."""
+def _write_at(file: FileIO, data: bytes, position: int) -> None:
+    """Write all the data: on a disk that is nearly full, one call may write only a part and raise nothing."""
+    file.seek(position)
     while data:
-        num_written = os.pwrite(file.fileno(), data, position)
-        data, position = data[num_written:], position + num_written
+        data = data[file.write(data) :]
 
 
 def _map_store(ids: Ids, checksum: str, folder: Path) -> ImageStore:
@@ -190,7 +218,15 @@ def _map_store(ids: Ids, checksum: str, folder: Path) -> ImageStore:
 
 
 def _map_images(folder: Path) -> NDArray[np.uint8]:
-    images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    """Map the images into memory, or read them where the file system has no memory maps."""
+    path = folder / "images.npy"
+    try:
+        images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, errno.EINVAL, errno.EACCES, errno.EPERM) or not os.access(path, os.R_OK):
+            raise
+        log.warning("%s is read into memory: its file system has no memory maps (%s)", path, error.strerror)
+        images = np.load(path, allow_pickle=False)
     return images
 
 

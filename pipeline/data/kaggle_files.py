@@ -3,14 +3,15 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import joblib
 import numpy as np
 
+from pipeline.cores import available_cores
 from pipeline.data.decode import decode_png
 from pipeline.data.labels import parse_ids, parse_labels
 from pipeline.data.prefetch import Put, prefetch
@@ -51,18 +52,19 @@ class KaggleFiles:
             self._check_test_ids(ids)
         return ids
 
-    def read(self, split: Split) -> Iterator[tuple[int, bytes]]:
-        """Yield ids and PNGs from the archive or folder."""
+    @contextmanager
+    def read(self, split: Split) -> Iterator[Iterator[tuple[int, bytes]]]:
+        """Read ids and PNGs ahead, from the archive or folder, while the block runs."""
         id_of = self._id_parser(split)
         if self._has(self.task.archive_name(split)):
-            for name, data in self._archive(split).read():
-                yield id_of(name), data
+            with self._archive(split).read() as members:
+                yield ((id_of(name), data) for name, data in members)
         else:
             names = self._png_names(split)
             chunks = [names[start : start + CHUNK_SIZE] for start in range(0, len(names), CHUNK_SIZE)]
             jobs = [partial(self._read_pngs, split, chunk) for chunk in chunks]
-            for images in prefetch(jobs, joblib.cpu_count()):
-                yield from images
+            with prefetch(jobs, available_cores()) as pieces:
+                yield chain.from_iterable(pieces)
 
     def decode(self, data: bytes) -> Image:
         """Decode a PNG."""

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -17,11 +18,12 @@ class CancelledError(Exception):
     """Ends work in a thread whose result is no longer needed."""
 
 
-def prefetch(jobs: Sequence[Callable[[Put[Result]], None]], num_threads: int) -> Iterator[Result]:
-    """Run jobs in threads and yield what they put into the queue, in the order of arrival.
+@contextmanager
+def prefetch(jobs: Sequence[Callable[[Put[Result]], None]], num_threads: int) -> Iterator[Iterator[Result]]:
+    """Run jobs in threads; the block gets an iterator of what they put into the queue, in the order of arrival.
 
-    Each job is called with the function that puts a result. Raises the first error of a job. When the generator is
-    closed, each job ends at its next result.
+    Each job is called with the function that puts a result. The iterator raises the first error of a job. At the end of
+    the block, whatever ends it, each job ends at its next result.
     """
     results: queue.Queue[tuple[Result] | BaseException | None] = queue.Queue(QUEUE_SIZE)
     cancelled = threading.Event()
@@ -37,26 +39,32 @@ def prefetch(jobs: Sequence[Callable[[Put[Result]], None]], num_threads: int) ->
 
     def run(job: Callable[[Put[Result]], None]) -> None:
         try:
-            job(lambda result: put((result,)))
-            put(None)
+            try:
+                job(lambda result: put((result,)))
+                put(None)
+            except CancelledError:
+                raise
+            except BaseException as error:
+                put(error)
         except CancelledError:
             pass
-        except BaseException as error:
-            put(error)
+
+    def arrivals() -> Iterator[Result]:
+        num_running = len(jobs)
+        while num_running:
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            if result is None:
+                num_running -= 1
+            else:
+                yield result[0]
 
     with ThreadPoolExecutor(num_threads) as pool:
         try:
             for job in jobs:
                 pool.submit(run, job)
-            num_running = len(jobs)
-            while num_running:
-                result = results.get()
-                if isinstance(result, BaseException):
-                    raise result
-                if result is None:
-                    num_running -= 1
-                else:
-                    yield result[0]
+            yield arrivals()
         finally:
             cancelled.set()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -6,15 +6,15 @@ extraction. Any other compression is left to py7zr. Both run ahead in threads, o
 
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import BinaryIO
 
-import joblib
 import py7zr
 from py7zr.io import Py7zBytesIO, WriterFactory
 
-from pipeline.data.prefetch import Put, prefetch
+from pipeline.cores import available_cores
+from pipeline.data.prefetch import CancelledError, Put, prefetch
 from pipeline.data.seven_zip_blocks import Block, Member
 from pipeline.data.seven_zip_header import read_header
 from pipeline.errors import InputError
@@ -52,14 +52,21 @@ class SevenZipReader:
         """Return the names of the members without decoding them."""
         return [member.name for member in self._members]
 
-    def read(self) -> Iterator[Content]:
-        """Yield name and bytes of each member, checked by its CRC-32; in the archive's order if it is one block."""
+    @contextmanager
+    def read(self) -> Iterator[Iterator[Content]]:
+        """Read ahead while the block runs, which gets name and bytes of each member, checked by its CRC-32.
+
+        The members come in the archive's order if it is one block.
+        """
+        is_lzma = all(block.is_lzma for block in self._blocks)
+        jobs: list[Job] = [partial(self._decode, b) for b in self._blocks] if is_lzma else [self._extract]
+        with prefetch([partial(self._with_clear_errors, job) for job in jobs], available_cores()) as pieces:
+            yield (member for members in pieces for member in members)
+
+    def _with_clear_errors(self, job: Job, put: Put[list[Content]]) -> None:
         try:
-            is_lzma = all(block.is_lzma for block in self._blocks)
-            jobs: list[Job] = [partial(self._decode, b) for b in self._blocks] if is_lzma else [self._extract]
-            for members in prefetch(jobs, joblib.cpu_count()):
-                yield from members
-        except InputError:
+            job(put)
+        except (InputError, CancelledError):
             raise
         except Exception as error:
             # Corrupted bytes make py7zr raise errors of any type, from struct.error to IndexError.

@@ -1,6 +1,7 @@
 """An input folder -> a stream of (id, encoded image) per split, for each layout of the dataset's files."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,8 +25,11 @@ class Source(Protocol):
         """Return the ids of a split's images, ascending, without decoding any image."""
         ...
 
-    def read(self, split: Split) -> Iterator[tuple[int, bytes]]:
-        """Yield the id and the encoded bytes of each image, in any order."""
+    def read(self, split: Split) -> AbstractContextManager[Iterator[tuple[int, bytes]]]:
+        """Return a context manager of an iterator over ids and encoded bytes of all images, in any order.
+
+        Threads may read ahead until its end.
+        """
         ...
 
     def decode(self, data: bytes) -> Image:

@@ -5,6 +5,7 @@ import pickle
 import pickletools
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,10 @@ class TorchvisionFiles:
         """Return 1 to N: the images have no ids, so they are numbered in the order of the batches."""
         return np.arange(1, len(self._split(split)[1]) + 1)
 
-    def read(self, split: Split) -> Iterator[tuple[int, bytes]]:
-        """Yield the id and the row of each image."""
-        for image_id, row in enumerate(self._split(split)[0], start=1):
-            yield image_id, row.tobytes()
+    @contextmanager
+    def read(self, split: Split) -> Iterator[Iterator[tuple[int, bytes]]]:
+        """Give the block the id and the row of each image."""
+        yield ((image_id, row.tobytes()) for image_id, row in enumerate(self._split(split)[0], start=1))
 
     def decode(self, data: bytes) -> Image:
         """Turn a row, the planes of red, green and blue, into uint8 [height, width, 3]."""

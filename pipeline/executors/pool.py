@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import joblib
 import torch
 
 from pipeline.config import MachineConfig
+from pipeline.cores import available_cores
 from pipeline.data.image_cache import ImageStore
 from pipeline.errors import RunError, UserError
 from pipeline.executors.fold_job import FoldJob, PredictRequest
@@ -39,7 +39,7 @@ class PoolExecutor:
     """One process per device; each process writes into the folders of its own jobs."""
 
     def __init__(self, devices: Sequence[str], config: MachineConfig) -> None:
-        num_threads = config.num_threads or max(1, joblib.cpu_count() // len(devices))
+        num_threads = config.num_threads or max(1, available_cores() // len(devices))
         self._devices, self._config = devices, config.model_copy(update={"num_threads": num_threads})
 
     def __enter__(self) -> "PoolExecutor":

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import ray
 from ray.exceptions import RayError
@@ -19,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import pipeline
 from pipeline.config import MachineConfig
+from pipeline.cores import available_cores
 from pipeline.data.image_cache import ImageStore
 from pipeline.errors import ConfigError, RunError
 from pipeline.executors import ray_worker
@@ -42,7 +42,7 @@ class RayExecutor:
 
     def __init__(self, config: MachineConfig, address: str | None) -> None:
         # The same number of threads on all nodes: the results depend on it.
-        num_threads = config.num_threads or joblib.cpu_count()
+        num_threads = config.num_threads or available_cores()
         self._config = config.model_copy(update={"num_threads": num_threads})
         self._address = address
         self._resources: dict[str, float] = {"num_cpus": num_threads}

@@ -4,10 +4,10 @@ import ctypes
 import platform
 from dataclasses import dataclass
 
-import joblib
 import torch
 
 from pipeline.config import MachineConfig
+from pipeline.cores import available_cores
 from pipeline.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def set_up_machine(config: MachineConfig) -> Machine:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("machine.device is mps, but PyTorch finds no Metal device; set it to auto or cpu")
     # joblib respects CPU affinity and container limits, torch neither.
-    torch.set_num_threads(config.num_threads or joblib.cpu_count())
+    torch.set_num_threads(config.num_threads or available_cores())
     # Denormals make convolutions on a CPU many times slower (pytorch issue 23862).
     torch.set_flush_denormal(True)
     if device.type == "cpu":
@@ -44,7 +44,7 @@ def set_up_machine(config: MachineConfig) -> Machine:
         # On a CPU compiling gains nothing (docs/experiments.md) and takes a quarter of a minute.
         compile=config.compile == "on" or (config.compile == "auto" and device.type == "cuda"),
         autocast=config.autocast == "bf16" or (config.autocast == "auto" and _has_fast_bf16(device)),
-        num_workers=min(config.num_workers, joblib.cpu_count()),
+        num_workers=min(config.num_workers, available_cores()),
         # On a CPU the activations of a small batch stay in the cache.
         predict_batch_size=config.predict_batch_size or (64 if device.type == "cpu" else 2048),
     )

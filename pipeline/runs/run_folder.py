@@ -1,21 +1,20 @@
 """submissions/<run>/: named paths, atomic writes, one writer at a time."""
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from pipeline.config import Config
 from pipeline.config_files import build_config, differences, parse_yaml
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import write_json, write_text
+from pipeline.locks import LockedError, file_lock
 from pipeline.predictions import CascadePredictions, Predictions
 from pipeline.results import CascadeStats, Metrics, Result
 from pipeline.runs.checksums import Checksums
@@ -62,26 +61,18 @@ class RunFolder:
 
         The operating system releases the lock when the process ends, however that happens.
         """
-        owner = self.path / ".lock.pid"
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            process = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
-            raise RunError(
-                f"the run {self.name} is in use by process {process}; wait for it, or choose another name with --run"
-            ) from None
-        except OSError as error:
-            raise RunError(
-                f"{self.path} can't be written: {error.strerror}; choose another folder or run name"
-            ) from None
-        try:
-            write_text(owner, str(os.getpid()))
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(file_lock(self.path / ".lock"))
+            except LockedError as error:
+                raise RunError(
+                    f"the run {self.name} is in use by process {error}; wait for it, or choose another name with --run"
+                ) from None
+            except OSError as error:
+                raise RunError(
+                    f"{self.path} can't be written: {error.strerror}; choose another folder or run name"
+                ) from None
             yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
 
     def config(self) -> Config:
         """Return the config that the run was started with. Raises RunError if there is none, or files were edited."""

@@ -49,8 +49,9 @@ class Target:
 def _archive(data: bytes) -> None:
     archive = SevenZipReader(lambda: io.BytesIO(data), "fuzz.7z")
     archive.names()
-    for _ in archive.read():
-        pass
+    with archive.read() as members:
+        for _ in members:
+            pass
 
 
 def _download(data: bytes) -> None:
@@ -60,8 +61,9 @@ def _download(data: bytes) -> None:
         files.labels()
         for split in ("train", "test"):
             files.ids(split)
-            for _, png in files.read(split):
-                files.decode(png)
+            with files.read(split) as images:
+                for _, png in images:
+                    files.decode(png)
 
 
 def _config(data: bytes) -> None:
