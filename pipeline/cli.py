@@ -1,9 +1,8 @@
 """The commands: each parses its options, calls the workflow, and prints the results."""
 
-import errno
 import os
-import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from pipeline.config_files import DEFAULT_CONFIG, load_config
 from pipeline.console import format_comparison, format_metrics, format_scores, format_upload, print_runs, sorted_runs
 from pipeline.errors import UserError
 from pipeline.ledger import SUBMISSIONS, Ledger
+from pipeline.process import run_command
 from pipeline.progress import set_up_logging
 from pipeline.task import CIFAR10, Task
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from pipeline.workflow import JobResult
 
 # Commands import the workflow themselves: torch and timm take seconds, and --help should not.
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-INTERRUPTED = 130  # typer's exit status after Ctrl-C
 
 app = typer.Typer(
     help="A pipeline for Kaggle's CIFAR-10 competition. Without a command: the whole job (`all`).",
@@ -223,31 +220,11 @@ def diff(first: str, second: str) -> None:
 
 
 def main(task: Task = CIFAR10) -> None:
-    """Run a command; user errors are printed without a traceback, exit status 1."""
+    """Run a command and exit; a user error is printed without a traceback, status 1."""
     # OpenMP threads that wait should spin only briefly: beside another busy process they would take most of the cores'
     # time (docs/experiments.md). It is read when torch is loaded, so it must be set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        app(obj=task)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        # torch creates a temporary file when it is loaded, and tempfile reports a full disk in its own way.
-        if error.errno not in DISK_FULL and "No usable temporary directory" not in str(error):
-            raise
-        print(f"error: disk full ({error}); make room, then rerun the same command", file=sys.stderr)
-        sys.exit(1)
-    except SystemExit as exit_:
-        if exit_.code == INTERRUPTED:
-            print("interrupted; progress saved, rerun the same command to resume", file=sys.stderr)
-        raise
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    """End on SIGTERM, which schedulers and shutdowns send, as on Ctrl-C."""
-    raise KeyboardInterrupt
+    sys.exit(run_command(partial(app, obj=task)))
 
 
 def _run_all(job: "RunContext") -> None:

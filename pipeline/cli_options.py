@@ -17,8 +17,18 @@ if TYPE_CHECKING:
     from pipeline.run_context import RunContext
 
 INPUT = Path("input")
+
+
+def _expand_user(path: Path | None) -> Path | None:
+    """Expand `~`, which a shell leaves as it is in `--input=~/folder`."""
+    return path and path.expanduser()
+
+
 InputOption = Annotated[
-    Path, typer.Option("--input", help="Folder with Kaggle's files, or with torchvision's copy of the dataset.")
+    Path,
+    typer.Option(
+        "--input", help="Folder with Kaggle's files, or with torchvision's copy of the dataset.", callback=_expand_user
+    ),
 ]
 RunOption = Annotated[
     str | None, typer.Option("--run", help="Name of the run, a folder in submissions/; default: the config's name.")
@@ -31,7 +41,10 @@ class RunOptions:
     """The options of a run, shared by `all`, `train`, `predict` and `demo`."""
 
     config: Annotated[
-        Path | None, typer.Option("--config", help="YAML file; default: the run's own config, else quick.yaml.")
+        Path | None,
+        typer.Option(
+            "--config", help="YAML file; default: the run's own config, else quick.yaml.", callback=_expand_user
+        ),
     ] = None
     input_dir: InputOption = INPUT
     run: RunOption = None

@@ -15,6 +15,7 @@ from pipeline.results import Accuracy, Comparison, EnsembleMetrics, MemberMetric
 
 COLUMNS = tuple(field.name for field in fields(RunRow))
 SIGNIFICANCE = 0.05
+MIN_TABLE_WIDTH = 80  # characters
 
 
 def format_scores(scores: Scores) -> str:
@@ -87,7 +88,10 @@ def print_runs(rows: Sequence[RunRow], *, as_csv: bool, as_json: bool) -> None:
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     else:
-        Console().print(runs_table(rows))
+        console = Console()
+        # A narrower table would have empty columns; a terminal wraps its lines.
+        console.width = max(console.width, MIN_TABLE_WIDTH)
+        console.print(runs_table(rows))
 
 
 def runs_table(rows: Sequence[RunRow]) -> Table:

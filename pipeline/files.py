@@ -2,9 +2,11 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.error_messages import explain_cause
 from pipeline.errors import RunError
 
 
@@ -19,12 +21,10 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise RunError(
-            f"{path} can't be written: {error.strerror or error}. An existing file is unchanged; "
-            "free some space or choose another folder, then rerun the same command"
-        ) from None
+        raise RunError(f"{path} can't be written: {explain_cause(error)}. An existing file is unchanged") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

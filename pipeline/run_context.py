@@ -28,7 +28,7 @@ from pipeline.ledger import SUBMISSIONS
 from pipeline.progress import log
 from pipeline.runs.environment import describe_environment
 from pipeline.runs.fold_table import FoldTable
-from pipeline.runs.run_folder import RunFolder
+from pipeline.runs.run_folder import RunFolder, check_run_name
 from pipeline.runs.trackers import require_tensorboard
 from pipeline.task import Labels, Split, Task
 
@@ -112,7 +112,7 @@ def open_context(
 
     Raises ConfigError, RunError or InputError before anything is written.
     """
-    run = open_run(run_name or (config_path or DEFAULT_CONFIG).stem)
+    run = open_run((config_path or DEFAULT_CONFIG).stem if run_name is None else run_name)
     if config_path is None and run.exists:
         config, config_name = override_config(run.config(), overrides), run.name
     else:
@@ -147,12 +147,18 @@ def open_demo(
         task, config_path=config_path, input_dir=folder, run_name=run_name, overrides=overrides, executor=executor
     )
     solution = folder / SOLUTION_CSV
-    return replace(context, demo_test_labels=parse_labels(solution.read_bytes(), str(solution), task))
+    try:
+        labels = parse_labels(solution.read_bytes(), str(solution), task)
+    except InputError as error:
+        raise InputError(f"{error}; delete {folder}, the demo makes it again") from None
+    return replace(context, demo_test_labels=labels)
 
 
 def open_run(name: str | None) -> RunFolder:
     """Return the folder of a run, that of the default config without a name."""
-    return RunFolder(SUBMISSIONS, name or DEFAULT_CONFIG.stem)
+    name = DEFAULT_CONFIG.stem if name is None else name
+    check_run_name(name)
+    return RunFolder(SUBMISSIONS, name)
 
 
 def prepare_run(context: RunContext) -> None:

@@ -1,5 +1,6 @@
 import csv
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,45 @@ from sklearn.linear_model import RidgeClassifier
 
 from pipeline.data.labels import parse_labels
 from pipeline.data.source import find_source
+from pipeline.demo import dataset
 from pipeline.demo.dataset import demo_dataset, make_synthetic_dataset
 from pipeline.demo.images import draw_distractor, draw_image
 from pipeline.task import CIFAR10
 
 MANY_CLASSES = replace(CIFAR10, class_names=tuple("abcdefghijklmnopqrstuvwxy"), image_shape=(48, 48, 3))
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "without solution"])
+def test_demo_whose_files_were_lost_makes_them_again(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(dataset, "DEMO_TRAIN", 30)
+    monkeypatch.setattr(dataset, "DEMO_TEST", 10)
+    folder = demo_dataset(tmp_path, CIFAR10)
+    path, first = folder / CIFAR10.zip_name, find_source(folder, CIFAR10).labels().checksum()
+    if damage == "deleted":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    else:
+        (folder / dataset.SOLUTION_CSV).unlink()
+
+    assert demo_dataset(tmp_path, CIFAR10) == folder
+    assert find_source(folder, CIFAR10).labels().checksum() == first
+    assert (folder / dataset.SOLUTION_CSV).exists()
+
+
+def test_two_demos_at_once_make_the_dataset_once(tmp_path, monkeypatch):
+    made, make = [], dataset.make_synthetic_dataset
+
+    def count(folder, **options):
+        made.append(1)
+        return make(folder, **(options | {"num_train": 30, "num_test": 10}))
+
+    monkeypatch.setattr(dataset, "make_synthetic_dataset", count)
+    with ThreadPoolExecutor(3) as pool:
+        folders = list(pool.map(lambda _: demo_dataset(tmp_path, CIFAR10), range(3)))
+
+    assert len(made) == 1
+    assert len(set(folders)) == 1
 
 
 def test_same_seed_gives_the_same_images(tmp_path):

@@ -1,8 +1,11 @@
 import errno
 import json
+import logging
 import os
 import resource
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -38,6 +41,54 @@ def test_second_call_decodes_nothing(zip_folder, tmp_path, monkeypatch):
 
     assert np.array_equal(first.images, second.images)
     assert first.checksum == second.checksum
+
+
+def test_of_several_jobs_at_once_one_decodes_and_the_others_use_its_images(zip_folder, tmp_path, monkeypatch):
+    made, make_store = [], image_cache._make_store
+
+    def count(*arguments):
+        made.append(1)
+        time.sleep(0.3)
+        make_store(*arguments)
+
+    monkeypatch.setattr(image_cache, "_make_store", count)
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: prepare(zip_folder, tmp_path), range(4)))
+
+    assert len(made) == 1
+    assert len({store.checksum for store in stores}) == 1
+    assert all(store.images.shape[0] == NUM_TRAIN for store in stores)
+
+
+def test_partial_folder_of_a_killed_process_is_removed(zip_folder, tmp_path):
+    for name in ("train.partial", "train.4711.partial", "test.4711.partial"):
+        (tmp_path / name).mkdir()
+    prepare(zip_folder, tmp_path)
+
+    assert {path.name for path in tmp_path.glob("[!.]*")} == {"train", "test.4711.partial"}
+
+
+def test_decoded_images_in_a_read_only_folder_need_no_lock(zip_folder, tmp_path, monkeypatch):
+    first = prepare(zip_folder, tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(image_cache, "file_lock", lambda *_, **__: pytest.fail("locked"))
+
+    assert prepare(zip_folder, tmp_path).checksum == first.checksum
+
+
+def test_images_are_read_where_the_file_system_has_no_memory_maps(zip_folder, tmp_path, monkeypatch, caplog):
+    first, load = prepare(zip_folder, tmp_path), np.load
+
+    def refuse_maps(path, mmap_mode=None, **options):
+        if mmap_mode is not None:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), str(path))
+        return load(path, **options)
+
+    monkeypatch.setattr(np, "load", refuse_maps)
+    monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
+
+    assert np.array_equal(prepare(zip_folder, tmp_path).images, first.images)
+    assert "has no memory maps (No such device)" in caplog.text
 
 
 def test_images_are_read_only(zip_folder, tmp_path):

@@ -16,7 +16,7 @@ from pipeline.evaluate import load_ensemble_predictions
 from pipeline.predictions import Predictions, join
 from pipeline.results import Agreement, CascadeStats, Metrics, StageStats
 from pipeline.runs.fold_table import FoldTable
-from pipeline.runs.run_folder import RunFolder
+from pipeline.runs.run_folder import RunFolder, check_run_name
 from pipeline.temperature_scaling import to_probabilities
 
 TABLE = FoldTable(np.array([1, 2, 5]), np.array([0, 9, 3]), np.array([0, 1, 0]), np.array([0, 1, 2]))
@@ -36,9 +36,15 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "-flag", "new\nline", "x" * 65, "a b"])
-def test_unsafe_run_name_is_rejected(tmp_path, name):
+def test_unsafe_run_name_is_rejected(name):
     with pytest.raises(RunError, match=r"--run .*: expected 1 to 64 of the characters A-Z a-z 0-9 _ \. -"):
-        RunFolder(tmp_path, name)
+        check_run_name(name)
+
+
+@pytest.mark.parametrize("name", ["ledger.json", "index.html", "Ledger.json"])
+def test_name_of_a_file_in_submissions_is_rejected_as_run_name(name):
+    with pytest.raises(RunError, match="is the name of a file in submissions/"):
+        check_run_name(name)
 
 
 def test_run_resumes_with_the_same_config_and_input(run):
@@ -199,7 +205,7 @@ def test_failed_write_keeps_the_existing_file(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", raise_disk_full)
-    with pytest.raises(RunError, match=r"checkpoint\.safetensors can't be written: No space left on device"):
+    with pytest.raises(RunError, match=r"checkpoint\.safetensors can't be written: disk full \(No space left on device\)"):
         fold.save_checkpoint(HISTORY, {"a": torch.ones(4)})
     assert torch.equal(fold.load_checkpoint()[1]["a"], torch.zeros(4))
     assert [p.name for p in fold.path.iterdir()] == ["checkpoint.safetensors"]
@@ -209,7 +215,7 @@ def test_failed_write_keeps_the_existing_file(run, monkeypatch):
 def another_process_locks(run):
     """Lock a run in another process, which is killed at the end of the block."""
     code = (
-        "import sys, pathlib; from pipeline.runs.run_folder import RunFolder\n"
+        "import sys, pathlib; from pipeline.runs.run_folder import RunFolder, check_run_name\n"
         f"with RunFolder(pathlib.Path({str(run.path.parent)!r}), {run.name!r}).lock():\n"
         "    print('locked', flush=True); sys.stdin.read()"
     )
@@ -249,7 +255,7 @@ def test_unwritable_folder_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
 
     with (
-        pytest.raises(RunError, match=r"first can't be written: Not a directory"),
+        pytest.raises(RunError, match=r"first can't be written: a part of this path is a file"),
         RunFolder(tmp_path / "file", "first").lock(),
     ):
         pass

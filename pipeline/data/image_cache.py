@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.cores import available_cores
 from pipeline.data.source import Source
+from pipeline.error_messages import explain_cause
 from pipeline.errors import InputError
 from pipeline.files import write_json
 from pipeline.locks import file_lock
@@ -136,8 +137,8 @@ def _write_errors(folder: Path, num_bytes: int) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"the decoded images can't be written to {folder}: {error.strerror or error}. They take "
-            f"{num_bytes / 1e6:,.0f} MB; free some space, or choose another folder with --set images.cache_dir=DIR"
+            f"the decoded images ({num_bytes / 1e6:,.0f} MB) can't be written to {folder}: {explain_cause(error)}, or "
+            "choose another folder with --set images.cache_dir=DIR"
         ) from None
 
 

@@ -3,6 +3,7 @@
 A good accuracy on it shows that the pipeline works; it is not comparable with accuracies on real images.
 """
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.demo.images import draw_distractor, draw_image
 from pipeline.files import write_text
+from pipeline.locks import file_lock
 from pipeline.task import CIFAR10, Image, Labels, Split, Task
 
 VERSION = 1  # increment when the images of a seed change
@@ -24,13 +26,29 @@ LZMA = [{"id": py7zr.FILTER_LZMA2, "preset": 1}]
 
 
 def demo_dataset(parent: Path, task: Task) -> Path:
-    """Return the demo dataset's folder; the first call writes it, with the labels of the scored test images."""
+    """Return the demo dataset's folder; the first call writes it, with the labels of the scored test images.
+
+    A dataset whose zip is missing or corrupted is made again, with the same images.
+    """
     folder = parent / f"synthetic-{VERSION}"
-    solution = folder / SOLUTION_CSV
-    if not solution.exists():
-        labels = make_synthetic_dataset(folder, num_train=DEMO_TRAIN, num_test=DEMO_TEST, task=task)
-        write_text(solution, _labels_csv(labels, task))
+    if not _is_complete(folder, task):
+        with file_lock(parent / f".{folder.name}.lock", wait_for="it makes the synthetic dataset"):
+            if not _is_complete(folder, task):
+                shutil.rmtree(folder, ignore_errors=True)
+                labels = make_synthetic_dataset(folder, num_train=DEMO_TRAIN, num_test=DEMO_TEST, task=task)
+                write_text(folder / SOLUTION_CSV, _labels_csv(labels, task))
     return folder
+
+
+def _is_complete(folder: Path, task: Task) -> bool:
+    """Return whether the solution, which is written last, and a zip with the right checksums are there."""
+    if not (folder / SOLUTION_CSV).is_file():
+        return False
+    try:
+        with zipfile.ZipFile(folder / task.zip_name) as download:
+            return download.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def make_synthetic_dataset(

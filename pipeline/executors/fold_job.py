@@ -1,7 +1,7 @@
 """One member of the ensemble on one fold: train a model, predict its validation images, predict test images."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -64,7 +64,7 @@ class FoldJob:
 
     def train(
         self, machine: Machine, store: ImageStore, table: FoldTable, display: ProgressDisplay
-    ) -> Iterator[EpochRecord | Predictions]:
+    ) -> Generator[EpochRecord | Predictions, None, None]:
         """Train (resuming from the last checkpoint), predict the validation images, save.
 
         Yields each epoch after its checkpoint is saved, and at last the out-of-fold predictions of the finished fold.

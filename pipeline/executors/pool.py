@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -155,8 +155,8 @@ def _exit_with_parent() -> None:
 
 
 def _train(index: int, job: FoldJob, store: ImageStore, table: FoldTable) -> Predictions:
-    with progress_display() as display:
-        for result in job.train(_WorkerState.machine, store, table, display):
+    with progress_display() as display, closing(job.train(_WorkerState.machine, store, table, display)) as results:
+        for result in results:
             if isinstance(result, Predictions):
                 return result
             _WorkerState.progress_queue.put((index, str(_WorkerState.machine.device), result))

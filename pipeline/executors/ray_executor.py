@@ -6,7 +6,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pipeline
 from pipeline.config import MachineConfig
 from pipeline.cores import available_cores
 from pipeline.data.image_cache import ImageStore
+from pipeline.error_messages import explain_cause
 from pipeline.errors import ConfigError, RunError
 from pipeline.executors import ray_worker
 from pipeline.executors.fold_job import FoldJob, PredictRequest
@@ -80,8 +82,8 @@ class RayExecutor:
             files = job.folder.export_unfinished()
             return remote.remote(job, files, images, store.ids, table_ref, self._config, self._results_dir)
 
-        with remote_progress(display, table) as progress:
-            for job, (node, record, files) in RetryingTasks(start, jobs).results():
+        with remote_progress(display, table) as progress, closing(RetryingTasks(start, jobs).results()) as arrivals:
+            for job, (node, record, files) in arrivals:
                 received = files.read()
                 job.folder.import_files(received)
                 if record is not None:
@@ -102,11 +104,12 @@ class RayExecutor:
             for index, rows in missing.items():
                 tasks[f"{job} {request.stage} slice {index}"] = (request_index, index, replace(request, rows=rows))
         next_request = 0
-        for request_index, index, predictions in self._run_predictions(requests, tasks, store, display):
-            slices[request_index].add(index, predictions)
-            while next_request < len(slices) and slices[next_request].is_complete:
-                yield slices[next_request].join()
-                next_request += 1
+        with closing(self._run_predictions(requests, tasks, store, display)) as arrivals:
+            for request_index, index, predictions in arrivals:
+                slices[request_index].add(index, predictions)
+                while next_request < len(slices) and slices[next_request].is_complete:
+                    yield slices[next_request].join()
+                    next_request += 1
         for complete in slices[next_request:]:
             yield complete.join()
 
@@ -116,7 +119,7 @@ class RayExecutor:
         tasks: Mapping[str, tuple[int, int, PredictRequest]],
         store: ImageStore,
         display: ProgressDisplay,
-    ) -> Iterator[tuple[int, int, Predictions]]:
+    ) -> Generator[tuple[int, int, Predictions], None, None]:
         """Run tasks (index of the request, index of the slice, its rows); yield their predictions as they arrive."""
         images = self._put_images(store)
         remote = ray.remote(ray_worker.predict).options(max_retries=0, **self._resources)
@@ -137,8 +140,11 @@ class RayExecutor:
         flops = sum(
             requests[request_index][0].prediction_flops(len(r.rows), r) for request_index, _, r in tasks.values()
         )
-        with display.bar(f"test images on {len(self._node_names)} nodes", flops=flops) as bar:
-            for name, (node, files) in RetryingTasks(start, list(tasks)).results():
+        with (
+            display.bar(f"test images on {len(self._node_names)} nodes", flops=flops) as bar,
+            closing(RetryingTasks(start, list(tasks)).results()) as arrivals,
+        ):
+            for name, (node, files) in arrivals:
                 request_index, index, request = tasks[name]
                 job = requests[request_index][0]
                 received = files.read()
@@ -253,4 +259,6 @@ def _results_folder(shared_dir: Path | None) -> Path | None:
     try:
         return Path(tempfile.mkdtemp(prefix="results-", dir=shared_dir.absolute()))
     except OSError as error:
-        raise ConfigError(f"machine.shared_dir: no folder can be created in {shared_dir}: {error.strerror}") from None
+        raise ConfigError(
+            f"machine.shared_dir: no folder can be created in {shared_dir}: {explain_cause(error)}"
+        ) from None

@@ -1,7 +1,7 @@
 """Tasks that run on a Ray cluster; a task whose node or process is lost is started again."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import ray
@@ -26,8 +26,8 @@ class RetryingTasks:
         self._start, self._tries = start, Counter[str]()
         self._running = {start(task): task for task in tasks}
 
-    def results(self) -> Iterator[tuple[Any, Any]]:
-        """Yield (task, result) as results arrive; a task that streams yields several."""
+    def results(self) -> Generator[tuple[Any, Any], None, None]:
+        """Yield (task, result) as results arrive, several of a task that streams; closing it cancels the rest."""
         try:
             while self._running:
                 for ready in self._wait():

@@ -6,7 +6,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,9 +82,10 @@ def train(
     """Train a fold in a temporary folder; yield the checkpoint of each epoch, then the finished files."""
     with _local_job(job, files) as local, progress_display() as display:
         store = ImageStore(ids, images, "", local.folder.path)
-        for result in local.train(set_up_machine(config), store, table, display):
-            record = None if isinstance(result, Predictions) else result
-            yield node_name(), record, pack_results(local.folder.export_files(), shared_dir)
+        with closing(local.train(set_up_machine(config), store, table, display)) as results:
+            for result in results:
+                record = None if isinstance(result, Predictions) else result
+                yield node_name(), record, pack_results(local.folder.export_files(), shared_dir)
 
 
 def predict(

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.config_files import build_config, differences, parse_yaml
+from pipeline.error_messages import explain_cause
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import write_json, write_text
 from pipeline.locks import LockedError, file_lock
@@ -23,19 +24,25 @@ from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.prediction_files import CorruptedFileError, load_predictions, read_errors, save_predictions
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+RESERVED_NAMES = ("ledger.json", "index.html")  # files in submissions/
 ResultType = TypeVar("ResultType", bound=Result)
 METRICS, ENSEMBLE, CASCADE, TIMES = "metrics.json", "ensemble.json", "cascade.json", "times.json"
+
+
+def check_run_name(name: str) -> None:
+    """Raise RunError for a name that is not a safe and free folder name."""
+    if not RUN_NAME.fullmatch(name):
+        raise RunError(
+            f"--run {name!r}: expected 1 to 64 of the characters A-Z a-z 0-9 _ . -, the first a letter or digit"
+        )
+    if name.lower() in RESERVED_NAMES:
+        raise RunError(f"--run {name}: this is the name of a file in submissions/; choose another name")
 
 
 class RunFolder:
     """The files of one run."""
 
     def __init__(self, submissions: Path, name: str) -> None:
-        """Raises RunError for a name that is not a safe folder name."""
-        if not RUN_NAME.fullmatch(name):
-            raise RunError(
-                f"--run {name!r}: expected 1 to 64 of the characters A-Z a-z 0-9 _ . -, the first a letter or digit"
-            )
         self.name = name
         self.path = submissions / name
         self.submission = self.path / "submission.csv"
@@ -69,9 +76,7 @@ class RunFolder:
                     f"the run {self.name} is in use by process {error}; wait for it, or choose another name with --run"
                 ) from None
             except OSError as error:
-                raise RunError(
-                    f"{self.path} can't be written: {error.strerror}; choose another folder or run name"
-                ) from None
+                raise RunError(f"{self.path} can't be written: {explain_cause(error)}") from None
             yield
 
     def config(self) -> Config:
@@ -84,7 +89,7 @@ class RunFolder:
             )
         try:
             text = self._config.read_text(encoding="utf-8")
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"there is no run {self.name} in {self.path.parent}{_others(self.path.parent)}") from None
         try:
             return build_config(parse_yaml(text, str(self._config)), str(self._config))
