@@ -26,6 +26,7 @@ from tests.faults.harness import (
     run_reference,
     without_privileges,
 )
+from tests.faults.processes import process_faults
 
 NUM_KILLS = int(os.environ.get("FAULTS_KILLS", "100"))
 Result = tuple[str, str, str]  # fault, outcome, output of the job
@@ -199,7 +200,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, ProcessPoolExecutor(os.cpu_count()) as pool:
         folder = Path(temporary)
         reference, seconds = run_reference(folder / "reference")
-        faults = list(all_faults(reference, seconds))
+        faults = [*process_faults(reference, folder), *all_faults(reference, seconds)]
         folders = [folder / f"fault_{number}" for number in range(len(faults))]
         counts: dict[str, Counter[str]] = {}
         for done, results in enumerate(pool.map(inject, faults, folders), start=1):

@@ -49,11 +49,12 @@ class Finished:
 class Job:
     """A folder with its own input in which the whole job runs any number of times."""
 
-    def __init__(self, folder: Path, *, extra: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, *, extra: tuple[str, ...] = (), name: str = "tiny") -> None:
         self.folder = folder
-        self.run = folder / "submissions" / "tiny"
-        self._output = folder / "output.txt"
-        self._command = [sys.executable, str(ROOT / "run.py"), "all", "--config", "tiny.yaml", *extra]
+        self.run = folder / "submissions" / name
+        self._output = folder / f"{name}.txt"
+        run_all = [sys.executable, str(ROOT / "run.py"), "all", "--config", "tiny.yaml", "--run", name]
+        self._command = [*run_all, *extra]
 
     @classmethod
     def new(cls, folder: Path, *, extra: tuple[str, ...] = (), config: str = CONFIG, num_train: int = 200) -> Self:
@@ -69,11 +70,11 @@ class Job:
         os.utime(folder / "input" / original.name, ns=(0, original.stat().st_mtime_ns))
         return Job(folder)
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the job in a subprocess; its output goes into a file."""
+    def start(self, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        """Start the job in a subprocess, by another command if one is given; its output goes into a file."""
         with self._output.open("wb") as file:
             return subprocess.Popen(
-                self._command, cwd=self.folder, stdout=file, stderr=file, preexec_fn=restore_interrupts
+                [*prefix, *self._command], cwd=self.folder, stdout=file, stderr=file, preexec_fn=restore_interrupts
             )
 
     def start_work(self) -> subprocess.Popen[bytes]:

@@ -1,0 +1,68 @@
+"""The whole demo without what only some operating systems and devices have."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+# What Windows lacks: modules, functions, signals.
+HIDDEN = """
+import os, signal, sys
+for module in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[module] = None
+for name in ("pwrite", "sched_getaffinity", "getuid", "geteuid", "getpgid", "killpg"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGCHLD", "SIGPIPE", "SIGSTOP"):
+    if hasattr(signal, name):
+        delattr(signal, name)
+import ctypes
+class NoMallopt(ctypes.CDLL):
+    def __getattr__(self, name):
+        if name == "mallopt":
+            raise AttributeError(name)
+        return super().__getattr__(name)
+ctypes.CDLL = NoMallopt
+"""
+# What Apple's GPUs lack. The whitening layer's eigenvectors are computed on the CPU.
+NO_FLOAT64 = """
+import sys
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+class NoFloat64(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **(kwargs or {}))
+        for result in results if isinstance(results, (tuple, list)) else [results]:
+            if isinstance(result, torch.Tensor) and result.dtype == torch.float64 and not is_on_cpu(sys._getframe()):
+                raise TypeError(f"{function} makes float64, which the device does not support")
+        return results
+
+def is_on_cpu(frame):
+    while frame is not None:
+        if frame.f_code.co_name == "whiten":
+            return True
+        frame = frame.f_back
+    return False
+
+NoFloat64().__enter__()
+"""
+RUN = """
+import runpy, sys
+runpy.run_path({run!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [HIDDEN, NO_FLOAT64], ids=["modules of POSIX", "float64"])
+def test_demo_needs_no(tmp_path, before):
+    code = before + RUN.format(run=str(ROOT / "run.py"))
+    epochs = [f"members.{member}.train.epochs=1" for member in ("airbench", "tutorial_cnn")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "demo", "-q", *(part for value in epochs for part in ("--set", value))],
+        cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "submissions" / "demo" / "submission.csv").read_text().count("\n") == 1501
