@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from scipy.optimize import minimize
 
 from pipeline.predictions import EPS, Logits, Predictions
@@ -65,9 +66,12 @@ class Ensemble:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Ensemble":
-        """Return what `to_json` gave."""
-        return cls(values["temperatures"], values["weights"])
+    def from_json(cls, values: Any) -> "Ensemble":
+        """Return what `to_json` gave. Raises ValueError for anything else."""
+        ensemble = TypeAdapter(cls).validate_python(values)
+        if ensemble.temperatures.keys() != ensemble.weights.keys():
+            raise ValueError("temperatures and weights have different members")
+        return ensemble
 
 
 def mean_logits(parts: Sequence[Predictions], weights: Sequence[float]) -> Predictions:

@@ -69,7 +69,9 @@ def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predi
 
 def load_ensemble_predictions(run: RunFolder) -> Predictions:
     """Return the ensemble's out-of-fold predictions of an evaluated run. Raises RunError if a file is missing."""
-    config, ensemble = run.config(), Ensemble.from_json(run.load_json(ENSEMBLE))
+    config, ensemble = run.config(), _load_ensemble(run)
+    if ensemble.weights.keys() != config.members.keys():
+        raise RunError(f"{run.path / ENSEMBLE} has other members than the config; {_validate_again(run)}")
     folds = range(config.folds.num_folds)
     members = ((name, join([run.fold(name, fold).out_of_fold() for fold in folds])) for name in config.members)
     return ensemble.combine(members)
@@ -103,6 +105,19 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
 def score_test_images(predictions: Predictions, labels: Labels) -> Scores:
     """Score the test images whose labels are known: those of the synthetic dataset, or torchvision's."""
     return score(to_probabilities(predictions.logits_for(labels.ids)), labels.labels)
+
+
+def _load_ensemble(run: RunFolder) -> Ensemble:
+    values = run.load_json(ENSEMBLE)
+    try:
+        return Ensemble.from_json(values)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{run.path / ENSEMBLE} can't be read ({reason}); {_validate_again(run)}") from None
+
+
+def _validate_again(run: RunFolder) -> str:
+    return f"python run.py validate --run {run.name} writes it again"
 
 
 def _score(predictions: Predictions, table: FoldTable) -> Scores:

@@ -137,6 +137,19 @@ def test_metrics_and_ensemble_are_saved(tmp_path):
     assert Ensemble.from_json(run.load_json("ensemble.json")) == evaluation.ensemble
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", "null", '"x"', '{"temperatures": {"good": 1}, "weights": {}}', '{"temperatures": {}, "weights": {}}'],
+)
+def test_other_content_of_ensemble_json_is_an_error_that_names_the_command(tmp_path, text):
+    run = make_run(tmp_path)
+    evaluate_run(run)
+    (run.path / "ensemble.json").write_text(text)
+
+    with pytest.raises(RunError, match=r"ensemble\.json .*python run\.py validate --run \w+ writes it again"):
+        load_ensemble_predictions(run)
+
+
 def test_ensemble_waits_for_missing_folds(tmp_path):
     run = make_run(tmp_path, untrained=[("fair", 0)])
     evaluation = evaluate_run(run)
