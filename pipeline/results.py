@@ -1,4 +1,4 @@
-"""Typed results: Metrics is written to metrics.json, CascadeStats to cascade.json."""
+"""Typed results: Metrics is written to metrics.json, CascadeStats to cascade.json, StageTime to times.json."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -63,6 +63,13 @@ class Metrics(Result):
     """Folds that are not trained yet, or whose files are corrupted."""
     ensemble: EnsembleMetrics | None = None
     """None until all folds of all members are trained."""
+
+
+class StageTime(Result):
+    """What a stage of a command took; a resumed stage has several."""
+
+    stage: str
+    seconds: float
 
 
 class ReliabilityDiagram(Result):

@@ -132,7 +132,7 @@ def make_run_data(task):
         task=task,
         config=config,
         environment={"config": "tiny", "date": "2026-11-24", "commit": "abc-dirty", "packages": {"torch": "2"}},
-        times=[{"stage": stage, "seconds": seconds} for stage, seconds in stages],
+        times=[results.StageTime(stage=stage, seconds=seconds) for stage, seconds in stages],
         uploads=[],
         table=table,
         images=smooth_images(N, 3, task.image_size),

@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -205,7 +206,7 @@ def test_failed_write_keeps_the_existing_file(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", raise_disk_full)
-    with pytest.raises(RunError, match=r"checkpoint\.safetensors can't be written: disk full \(No space left on device\)"):
+    with pytest.raises(RunError, match=r"checkpoint\.safetensors can't be written: disk full \(No space left"):
         fold.save_checkpoint(HISTORY, {"a": torch.ones(4)})
     assert torch.equal(fold.load_checkpoint()[1]["a"], torch.zeros(4))
     assert [p.name for p in fold.path.iterdir()] == ["checkpoint.safetensors"]
@@ -270,7 +271,19 @@ def test_times_include_an_interrupted_stage(run, monkeypatch):
     with pytest.raises(KeyboardInterrupt), run.timing("train"):
         raise KeyboardInterrupt
 
-    assert run.times() == [{"stage": "prepare", "seconds": 2.5}, {"stage": "train", "seconds": 4.0}]
+    assert [(time.stage, time.seconds) for time in run.times()] == [("prepare", 2.5), ("train", 4.0)]
+
+
+@pytest.mark.parametrize("text", ["null", '"x"', "[[1]]", '[{"a": 1}]', "", "\xff"])
+def test_corrupted_times_are_reported_and_replaced(run, caplog, monkeypatch, text):
+    monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
+    run.path.mkdir()
+    (run.path / "times.json").write_text(text)
+    with run.timing("predict"):
+        pass
+
+    assert "times.json is corrupted" in caplog.text
+    assert [time.stage for time in run.times()] == ["predict"]
 
 
 def test_saved_ensemble_combines_the_out_of_fold_predictions(run):

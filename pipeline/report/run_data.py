@@ -14,7 +14,7 @@ from pipeline.errors import RunError
 from pipeline.evaluate import Evaluation
 from pipeline.ledger import Upload
 from pipeline.predictions import CascadePredictions
-from pipeline.results import EnsembleMetrics, Scores
+from pipeline.results import EnsembleMetrics, Scores, StageTime
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
 from pipeline.task import Split, Task
@@ -32,7 +32,7 @@ class RunData:
     task: Task
     config: Config
     environment: Mapping[str, Any]
-    times: list[dict[str, Any]]
+    times: list[StageTime]
     uploads: list[Upload]
     table: FoldTable
     images: Images

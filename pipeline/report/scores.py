@@ -43,15 +43,15 @@ def folds_section(data: RunData) -> Section:
 def _stages(data: RunData) -> Table:
     seconds: dict[str, float] = {}
     for entry in data.times:
-        seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + entry["seconds"]
+        seconds[entry.stage] = seconds.get(entry.stage, 0.0) + entry.seconds
     num_test = 0 if data.test_images is None else len(data.test_images)
     num_images = {"prepare": len(data.images) + num_test, "predict": num_test}
     passes = 0 if data.test is None else int(data.test.forward_passes.sum())
     rows: list[list[Cell]] = []
     for stage, spent in seconds.items():
         images = num_images.get(stage)
-        note = f"{passes:,} forward passes, {passes / spent:,.0f}/s" if stage == "predict" and passes else ""
-        rows.append([stage, Number(spent, 1), images, round(images / spent) if images else None, note])
+        note = f"{passes:,} forward passes, {passes / spent:,.0f}/s" if stage == "predict" and passes and spent else ""
+        rows.append([stage, Number(spent, 1), images, round(images / spent) if images and spent else None, note])
     caption = (
         "Time of each stage, summed over all times that the command was run. Results that existed already were "
         "skipped, so the speeds are exact only for an uninterrupted run."

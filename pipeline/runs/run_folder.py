@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from pipeline.config import Config
 from pipeline.config_files import build_config, differences, parse_yaml
@@ -17,7 +18,8 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.files import write_json, write_text
 from pipeline.locks import LockedError, file_lock
 from pipeline.predictions import CascadePredictions, Predictions
-from pipeline.results import CascadeStats, Metrics, Result
+from pipeline.progress import log
+from pipeline.results import CascadeStats, Metrics, Result, StageTime
 from pipeline.runs.checksums import Checksums
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
@@ -155,12 +157,17 @@ class RunFolder:
         try:
             yield
         finally:
-            entry = {"stage": stage, "seconds": round(time.perf_counter() - start, 3)}
-            self.save_json(TIMES, [*self.times(), entry])
+            entry = StageTime(stage=stage, seconds=round(time.perf_counter() - start, 3))
+            self.save_json(TIMES, [each.model_dump() for each in (*self.times(), entry)])
 
-    def times(self) -> list[dict[str, Any]]:
-        """Return the recorded stages, in order."""
-        return self.load_json(TIMES) if (self.path / TIMES).exists() else []
+    def times(self) -> list[StageTime]:
+        """Return the recorded stages, in order; none, after a warning, if the file is corrupted."""
+        path = self.path / TIMES
+        try:
+            return TypeAdapter(list[StageTime]).validate_json(path.read_bytes()) if path.exists() else []
+        except (OSError, ValueError):
+            log.warning("%s is corrupted; the times of earlier commands are lost", path)
+            return []
 
     def save_json(self, name: str, value: Any) -> None:
         """Write a JSON file, atomically."""
