@@ -29,6 +29,20 @@ def test_submission_is_checked_against_ids_and_labels(file):
     assert problem == "missing ids: 4"
 
 
+@pytest.mark.parametrize("line_end", ["\x0b", "\x1c", "\x85", "\u2028"])
+def test_submission_with_other_line_ends_is_not_valid(file, line_end):
+    file.write_text(file.read_text().replace("\n", line_end), encoding="utf-8")
+
+    assert check(file, Expected(np.array([1, 2, 3]), "the run", np.array([3, 5, 0])), CIFAR10)
+
+
+def test_label_with_a_line_end_is_not_valid(file):
+    file.write_text(file.read_text().replace("cat", '"c\nat"'))
+
+    (problem,) = check(file, Expected(np.array([1, 2, 3]), "the run", np.array([3, 5, 0])), CIFAR10)
+    assert problem.startswith("unknown labels: 'c\\nat' (line 2)")
+
+
 def test_expected_names_its_origin_and_number_of_rows():
     assert str(Expected(np.arange(1, 2001), "the test images of the run quick")) == (
         "the test images of the run quick, 2,000"

@@ -129,7 +129,7 @@ def test_quiet_reaches_the_job_of_a_command(cli, monkeypatch, command, before):
         (["all", "--config", "nothing.yaml"], "error: config nothing.yaml does not exist"),
         (["all", "--set", "folds.numfolds=3"], "unknown key 'folds.numfolds'; did you mean 'num_folds'?"),
         (["validate", "--run", "nothing"], "error: there is no run nothing in submissions"),
-        (["check", "nothing.csv"], "error: nothing.csv can't be read: No such file or directory"),
+        (["check", "nothing.csv"], "error: nothing.csv can't be read: does not exist"),
         (["train", "--fold", "7", "--input", "nowhere"], "error: --fold 7: expected a fold from 0 to 2"),
         (["all", "--run", "a/b"], "error: --run 'a/b': expected 1 to 64 of the characters"),
         (["all", "--address", "auto"], "error: --address is that of a Ray cluster; it requires --executor ray"),

@@ -82,10 +82,42 @@ def test_every_problem_is_listed_with_its_lines(lines, problems):
         (b"id,label\n1,c\xe4t\n", "line 2 is not UTF-8 (byte 0xe4)"),
         ("id,label\n1,cat\n".encode("utf-16-le"), "line 1 contains a NUL byte"),
         (b"id,label\n1,cat\n2,\0\n", "line 3 contains a NUL byte"),
+        (b"id,label\r1,cat\r2,c\xe4t\r", "line 3 is not UTF-8 (byte 0xe4)"),
     ],
 )
 def test_invalid_text_is_one_problem(data, problem):
     assert problem in find_problems(data, IDS, CIFAR10)[0]
+
+
+@pytest.mark.parametrize("line_end", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_only_lf_and_cr_end_a_line(line_end):
+    lines = ["id,label", *good_rows()]
+
+    assert find_problems(line_end.join(lines).encode(), IDS, CIFAR10)
+    assert problems_of([*lines[:5], line_end.join(lines[5:7]), *lines[7:]])[1].startswith("expected two columns, found")
+    assert problems_of([*lines[:-1], lines[-1] + line_end])[0].startswith("unknown labels: '")
+    assert problems_of([lines[0] + line_end, *lines[1:]])[0].startswith("the header is ")
+
+
+def test_line_end_in_a_quoted_label_is_reported_with_the_lines_after_it():
+    rows = [*good_rows()[:4], '5,"d\nog"', *good_rows()[5:-1], "12,kitten"]
+
+    assert problems_of(["id,label", *rows]) == [
+        f"unknown labels: 'd\\nog' (line 6), 'kitten' (line 14); expected one of {', '.join(CIFAR10.class_names)}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (['1,"cat"s', "2,dog"], "line 2 is not valid CSV: ',' expected after '\"'"),
+        (["1,cat", '2,"dog'], "line 3 is not valid CSV: unexpected end of data"),
+        (["1,cat", "", "2,dog"], "expected two columns, found '' (line 3)"),
+        (["1,cat,", "2,dog"], "expected two columns, found '1,cat,' (line 2)"),
+    ],
+)
+def test_row_that_another_reader_may_read_otherwise_is_reported(rows, problem):
+    assert problem in problems_of(["id,label", *rows])
 
 
 def test_all_problems_are_listed_at_once():
@@ -95,8 +127,13 @@ def test_all_problems_are_listed_at_once():
 
 
 def test_missing_file_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"nothing\.csv can't be read: No such file"):
+    with pytest.raises(InputError, match=r"nothing\.csv can't be read: does not exist"):
         check_submission(tmp_path / "nothing.csv", IDS, CIFAR10)
+
+
+def test_folder_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=r"can't be read: is a folder, expected a file"):
+        check_submission(tmp_path, IDS, CIFAR10)
 
 
 def test_labels_that_differ_from_the_predictions_are_listed(tmp_path):
@@ -106,3 +143,13 @@ def test_labels_that_differ_from_the_predictions_are_listed(tmp_path):
     assert compare_with_predictions(path, ids, np.array([0, 1, 2, 3, 4]), CIFAR10) == []
     (problem,) = compare_with_predictions(path, ids, np.array([0, 1, 2, 9, 4]), CIFAR10)
     assert problem.startswith("it does not match the predictions of its run: '4,cat' (line 5)")
+    assert "python run.py predict" in problem
+
+
+def test_comparison_names_the_lines_of_the_file(tmp_path):
+    path, ids = tmp_path / "submission.csv", np.array([1, 2])
+    path.write_text('id,label\r"1","airplane"\r2,cat\r', newline="")
+
+    assert compare_with_predictions(path, ids, np.array([0, 3]), CIFAR10) == []
+    (problem,) = compare_with_predictions(path, ids, np.array([0, 1]), CIFAR10)
+    assert "'2,cat' (line 3)" in problem

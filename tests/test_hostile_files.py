@@ -174,8 +174,67 @@ def test_encrypted_zip_is_rejected(folder):
         position = data.find(b"PK\x01\x02", position + 4)
     (folder / ZIP_NAME).write_bytes(data)
 
-    with rejected(InputError, r"is corrupted \(File '\w+\.csv' is encrypted, password required"):
+    with rejected(InputError, r"cifar-10\.zip: trainLabels\.csv is encrypted with a password, which is not supported"):
         find(folder).labels()
+    with rejected(InputError, r"cifar-10\.zip: train\.7z is encrypted with a password, which is not supported"):
+        find(folder).ids("train")
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [(9, "Deflate64"), (93, "Zstandard"), (95, "XZ"), (98, "PPMd"), (6, "Implode"), (77, "method 77")],
+    ids=str,
+)
+def test_unsupported_method_of_a_zip_is_named_and_not_called_corrupted(folder, method, name):
+    data = bytearray((folder / ZIP_NAME).read_bytes())
+    for signature, offset in ((b"PK\x01\x02", 10), (b"PK\x03\x04", 8)):
+        position = data.find(signature)
+        while position >= 0:
+            struct.pack_into("<H", data, position + offset, method)
+            position = data.find(signature, position + 4)
+    (folder / ZIP_NAME).write_bytes(data)
+
+    for use, member in (
+        (lambda: find(folder).labels(), "trainLabels.csv"),
+        (lambda: find(folder).ids("test"), "test.7z"),
+    ):
+        with rejected(
+            InputError, rf"{member} is compressed with {name}, which is not supported; unzip it to a new folder"
+        ):
+            use()
+
+
+def test_newer_version_of_zip_is_not_called_corrupted(folder):
+    data = bytearray((folder / ZIP_NAME).read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 99
+    (folder / ZIP_NAME).write_bytes(data)
+
+    with rejected(InputError, r"zip file version 9\.9, which is not supported"):
+        find(folder).labels()
+
+
+def test_part_of_a_split_zip_is_not_called_corrupted(folder):
+    (folder / ZIP_NAME).write_bytes((folder / ZIP_NAME).read_bytes()[:-1000])
+    (folder / "cifar-10.z01").write_bytes(b"PK")
+
+    with rejected(InputError, r"cifar-10\.zip is one part of a split zip; unzip it to a new folder with 7-Zip"):
+        find(folder).labels()
+
+
+def test_zip_of_too_many_members_does_not_hide_the_files_beside_it(folder):
+    with zipfile.ZipFile(folder / ZIP_NAME) as archive:
+        archive.extractall(folder)
+    with zipfile.ZipFile(folder / ZIP_NAME, "w") as archive:
+        for number in range(1, 20_001):
+            archive.writestr(f"train/{number}.png", b"")
+    source = find(folder)
+
+    with bounded():
+        assert source.ids("train").tolist() == list(range(1, 11))
+        assert len(source.labels().ids) == 10
+    (folder / "train.7z").unlink()
+    with rejected(InputError, r"has a list of members of more than .*; unzip cifar-10\.zip to a new folder, and give"):
+        find(folder).ids("train")
 
 
 def test_zip_in_zip_is_not_opened(folder):
@@ -303,6 +362,31 @@ def test_header_beyond_the_end_is_rejected(folder):
         find(folder).ids("train")
 
 
+def test_dictionary_of_a_large_block_is_limited(folder):
+    """The header claims 3,000 images of half a MB in one block, whose coder requests a dictionary of 4 GB."""
+    size, count = 1 << 19, 3000
+    block = lzma2_header(size=count * size, properties=b"\x28", members=count)
+    sizes = b"\x09" + number(size) * (count - 1)
+    block = block.replace(b"\x0d" + number(count), b"\x0d" + number(count) + sizes)
+    names = "".join(f"train/{i}.png\0" for i in range(1, count + 1)).encode("utf-16-le")
+    write_7z(folder, [])
+    (folder / "train.7z").write_bytes(header_of(block, number(count), 0x11, number(len(names) + 1), 0, names, 0, 0))
+    source = find(folder)
+
+    with rejected(
+        InputError, r"train\.7z: it claims a dictionary of .*; this is not the competition's archive, download"
+    ):
+        read(source, "train")
+
+
+def test_large_file_that_windows_adds_to_an_archive_is_skipped_in_pieces(folder):
+    write_7z(folder, [("train/1.png", PNG), ("train/Thumbs.db", bytes(300 << 20)), ("train/2.png", PNG)])
+    source = find(folder)
+
+    with bounded():
+        assert dict(read(source, "train")) == {1: PNG, 2: PNG}
+
+
 def test_dictionary_of_gigabytes_is_not_allocated(folder):
     """A small block does not need the dictionary of 4 GB that its coder requests."""
     forge(folder, PNG, properties=b"\x28")
@@ -386,6 +470,16 @@ def test_additional_png_chunks_do_not_change_pixels(data, capfd):
 def test_malicious_png_is_rejected(data, message, capfd):
     with rejected(InputError, message):
         decode_png(data, CIFAR10.image_shape)
+
+
+def test_test_image_with_a_huge_id_is_named(folder):
+    (folder / "test").mkdir()
+    (folder / ZIP_NAME).unlink()
+    for number in (1, 2, 999_999_999):
+        (folder / "test" / f"{number}.png").write_bytes(PNG)
+
+    with rejected(InputError, r"is missing image test/3\.png \(999999996 in all\), expected 999999999 images"):
+        find(folder).ids("test")
 
 
 def test_huge_file_and_pipe_among_the_images_are_rejected(images_folder, tmp_path):

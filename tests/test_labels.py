@@ -42,6 +42,10 @@ def test_columns_classes_and_ids_are_those_of_the_task():
         parse("id,label\n0003,no\n", task)
 
 
+def test_blank_lines_are_left_out():
+    assert parse("\n\nid,label\n1,cat\n\n2,dog\n \n\n").ids.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -55,8 +59,27 @@ def test_columns_classes_and_ids_are_those_of_the_task():
         ("id,label\n7,cat\n8,cat\n7,dog\n", r"duplicate id '7' \(line 4\)"),
         ("id,label\n1e3,cat\n", r"invalid id '1e3' \(line 2\), expected whole numbers that match \[1-9\]"),
         ("id,label\n0,cat\n-1,cat\n٣,cat\n4.0,cat\n", r"'0' \(line 2\), '-1' \(line 3\), '٣' \(line 4\) and 1 more"),
-        ("id,label\n1,cat\n2,dog,extra\n", r"can't be read as a CSV"),
-        (b"id,label\n1,c\xe4t\n", r"can't be read as a CSV in UTF-8"),
+        (
+            "id,label\n1,cat\n2,dog,extra\n",
+            r"expected the fields id,label in each row, found '2,dog,extra' \(line 3\)$",
+        ),
+        ("id,label\n1,200,cat\n2,199,dog\n", r"found '1,200,cat' \(line 2\), '2,199,dog' \(line 3\)$"),
+        ("id,label\n1,cat,\n2,dog\n", r"found '1,cat,' \(line 2\)$"),
+        ("id,label\n1,cat\n2\n3,dog\n", r"found '2' \(line 3\)$"),
+        ("id,label,\n1,cat,\n", r"has the header 'id,label,', expected 'id,label'"),
+        ("id,label\n1,cat\n,\n", r"invalid id '' \(line 3\)"),
+        ("id,label\n\n1,cat\n \n\n2,kitten\n", r"the label 'kitten' \(line 6\)"),
+        ("id,label\r\n\r\n1,kitten\r\n", r"the label 'kitten' \(line 3\)"),
+        ("id,label\r1,cat\r2,kitten\r", r"the label 'kitten' \(line 3\)"),
+        ('id,label\n1,"c\nat"\n2,kitten\n', r"the label 'c\\nat' \(line 2\), 'kitten' \(line 4\)"),
+        ('"id","label"\n"1","cat"\n"2","kitten"\n', r"the label 'kitten' \(line 3\)"),
+        ('id,label\n1,"cat"\n2,"dog\n3,frog\n', r"line 3 is not valid CSV: unexpected end of data"),
+        ('id,label\n1,"cat"s\n', r"line 2 is not valid CSV"),
+        ("id,label\n1,cat\x0b2,dog\u2028", r"found '1,cat\\x0b2,dog\\u2028' \(line 2\)"),
+        ("id,label\n1,cat\x85\n", r"the label 'cat\\x85' \(line 2\)"),
+        (b"id,label\n1,c\xe4t\n", r"can't be read as a CSV in UTF-8: invalid byte 0xe4 \(line 2\); save it as UTF-8"),
+        (b"\xef\xbb\xbfid,label\r1,c\xe4t\r", r"invalid byte 0xe4 \(line 2\)"),
+        ("id,label\n1,cat\n".encode("utf-16"), r"invalid byte 0xff \(line 1\); save it as UTF-8"),
     ],
 )
 def test_error_names_the_value_and_its_line(text, message):

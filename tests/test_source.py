@@ -1,15 +1,20 @@
+import errno
 import io
+import os
 import pickle
+import re
 import shutil
 import tarfile
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import py7zr
 import pytest
 from conftest import NUM_TEST, NUM_TRAIN
 
+from pipeline.data import paths
 from pipeline.data import source as source_module
 from pipeline.data.source import find_source
 from pipeline.demo.dataset import encode_png, make_synthetic_dataset, write_archive
@@ -91,11 +96,62 @@ def test_files_of_another_task_are_read(tmp_path):
         find_source(tmp_path / "empty", OTHER_TASK)
 
 
-def test_mount_of_a_kaggle_notebook_is_found(monkeypatch, tmp_path, archives_folder):
-    shutil.copytree(archives_folder, tmp_path / "mount" / "competitions" / "cifar-10")
+@pytest.fixture
+def mount(monkeypatch, tmp_path):
+    """Where a Kaggle notebook mounts its input."""
     monkeypatch.setattr(source_module, "NOTEBOOK_MOUNT", tmp_path / "mount")
+    return tmp_path / "mount"
+
+
+MOUNTS = ["cifar-10", "competitions/cifar-10", "datasets/owner/my-data", "datasets/owner/my-data/cifar-10", "my-data/x"]
+
+
+@pytest.mark.parametrize("place", MOUNTS)
+@pytest.mark.parametrize("form", ["zip_folder", "archives_folder", "images_folder"])
+def test_mount_of_a_kaggle_notebook_is_found(mount, tmp_path, place, form, request):
+    shutil.copytree(request.getfixturevalue(form), mount / place)
 
     assert find(tmp_path / "input").ids("test").tolist() == list(range(1, NUM_TEST + 1))
+
+
+def test_other_mounted_data_sets_are_left_aside(mount, tmp_path, archives_folder, images_folder, batches_folder):
+    (mount / "animal-faces" / "train" / "cat").mkdir(parents=True)
+    (mount / "animal-faces" / "test").mkdir()
+    retina = shutil.copytree(images_folder, mount / "a-retinopathy")
+    (retina / CIFAR10.train_labels_csv).write_text("image,level\n10_left,0\n")
+    shapes = shutil.copytree(images_folder, mount / "a-shapes")
+    (shapes / CIFAR10.train_labels_csv).write_text("id,label\n1,circle\n")
+    part = shutil.copytree(archives_folder, mount / "a-part")
+    (part / "test.7z").unlink()
+    shutil.copytree(batches_folder, mount / "a-torchvision" / batches_folder.name)
+    assert find(tmp_path / "input").name == str(mount / "a-torchvision" / batches_folder.name)
+    shutil.copytree(archives_folder, mount / "datasets" / "owner" / "copy-of-cifar-10")
+    assert find(tmp_path / "input").name == str(mount / "datasets" / "owner" / "copy-of-cifar-10")
+    shutil.copytree(archives_folder, mount / "competitions" / "cifar-10")
+
+    assert find(tmp_path / "input").name == str(mount / "competitions" / "cifar-10")
+    assert find(images_folder).name == str(images_folder)
+
+
+def test_large_mounted_data_set_takes_no_time(mount, tmp_path, archives_folder, monkeypatch):
+    for number in range(60):
+        (mount / "a-large" / "train" / f"class-{number:02}").mkdir(parents=True)
+    for number in range(1500):
+        (mount / "a-large" / f"{number}.jpg").touch()
+    shutil.copytree(archives_folder, mount / "datasets" / "owner" / "cifar-10")
+    scanned = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scanned.append(path) or scandir(path))
+
+    assert find(tmp_path / "input").name == str(mount / "datasets" / "owner" / "cifar-10")
+    assert len(scanned) <= paths.MAX_FOLDERS
+
+
+def test_mount_without_the_files_is_named(mount, tmp_path):
+    (mount / "animal-faces" / "test").mkdir(parents=True)
+
+    with pytest.raises(InputError, match=rf"input does not exist \(nor does {mount} contain them\)"):
+        find(tmp_path / "input")
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar.gz"])
@@ -149,8 +205,9 @@ def test_batch_of_wrong_shape_or_labels_is_rejected(batches_folder, tmp_path, ro
 def test_missing_batch_is_named(batches_folder, tmp_path):
     batches_folder.joinpath("data_batch_2").unlink()
 
-    with pytest.raises(InputError, match="is missing data_batch_2"):
-        find(tmp_path).ids("train")
+    for use in (lambda source: source.ids("train"), lambda source: source.fingerprint("train")):
+        with pytest.raises(InputError, match=r"cifar-10-batches-py is missing data_batch_2; download it again"):
+            use(find(tmp_path))
 
 
 def test_missing_input_lists_the_ways_to_get_it(tmp_path):
@@ -196,6 +253,102 @@ def test_missing_file_is_named(archives_folder, tmp_path, missing, message):
 
     with pytest.raises(InputError, match=message):
         source.labels() if missing.endswith(".csv") else source.ids(missing.removesuffix(".7z"))
+
+
+@pytest.mark.parametrize("top", ["cifar-10", "Downloads/cifar 10"])
+def test_zip_whose_files_are_in_a_folder_is_read(archives_folder, tmp_path, zip_folder, top):
+    with zipfile.ZipFile(tmp_path / CIFAR10.zip_name, "w") as archive:
+        archive.mkdir("cifar-10")
+        for path in archives_folder.iterdir():
+            archive.write(path, f"{top}/{path.name}")
+            archive.writestr(f"__MACOSX/{top}/._{path.name}", b"attributes")
+        archive.writestr(".DS_Store", b"attributes")
+
+    assert content(tmp_path) == content(zip_folder)
+
+
+def test_folder_that_contains_the_folder_of_the_files_names_it(archives_folder, tmp_path):
+    inner = shutil.copytree(archives_folder, tmp_path / "downloads" / "cifar-10")
+    shutil.copytree(archives_folder, tmp_path / "demo" / "synthetic-1")
+
+    with pytest.raises(InputError, match=rf"downloads contains .* in {inner}: give that with --input {inner}$"):
+        find(tmp_path / "downloads")
+    with pytest.raises(InputError, match="contains synthetic-1 but not the competition's files"):
+        find(tmp_path / "demo")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.symlink_to(path), "is a loop of symbolic links"),
+        (lambda path: path.symlink_to("/no/such"), "is a link to /no/such, which does not exist"),
+        (os.mkfifo, "is neither a file nor a folder"),
+    ],
+    ids=["nothing", "loop", "broken link", "pipe"],
+)
+def test_input_that_is_not_a_folder_is_named(tmp_path, make, message):
+    make(tmp_path / "input")
+
+    with pytest.raises(InputError, match=rf"input {message}"):
+        find(tmp_path / "input")
+
+
+def test_long_name_of_the_input_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="can't be read: the name is too long"):
+        find(tmp_path / ("a" * 300))
+
+
+@pytest.mark.parametrize("name", ["cifar-10.zip", "train.7z", "train/3.png", "trainLabels.csv", "sampleSubmission.csv"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_file_that_cant_be_read_is_not_called_corrupted(request, tmp_path, monkeypatch, name, number):
+    form = {"cifar-10.zip": "zip_folder", "train/3.png": "images_folder"}.get(name, "archives_folder")
+    folder = shutil.copytree(request.getfixturevalue(form), tmp_path / "input")
+    open_path = Path.open
+
+    def fail(path, *args, **kwargs):
+        if path == folder / name:
+            raise OSError(number, os.strerror(number), str(path))
+        return open_path(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(InputError, match=rf"input/{name} can't be read: (permission|the disk)") as error:
+        content(folder)
+    assert not re.search("corrupted|download", str(error.value))
+
+
+def test_labels_that_are_a_folder_are_named(images_folder, tmp_path):
+    folder = shutil.copytree(images_folder, tmp_path / "input")
+    (folder / CIFAR10.train_labels_csv).unlink()
+    (folder / CIFAR10.train_labels_csv).mkdir()
+
+    with pytest.raises(InputError, match=r"has images but .*trainLabels\.csv is a folder, expected a file"):
+        find(folder).labels()
+
+
+@pytest.mark.parametrize("form", ["archives_folder", "images_folder"])
+def test_unexpected_name_is_reported_with_its_place(request, tmp_path, form):
+    folder = shutil.copytree(request.getfixturevalue(form), tmp_path / "input")
+    if form == "archives_folder":
+        write_archive(folder / "train.7z", {"train/1.png": b"x", "train/x.png": b"x"})
+    else:
+        (folder / "train" / "x.png").write_bytes(b"x")
+    place = r"train\.7z" if form == "archives_folder" else "train"
+
+    with pytest.raises(
+        InputError, match=rf"input/{place} contains 'train/x\.png', expected names such as train/1\.png"
+    ):
+        find(folder).ids("train")
+
+
+def test_fingerprint_of_archive_and_zip_is_name_size_and_time(archives_folder, zip_folder):
+    for folder, name in ((archives_folder, "train.7z"), (zip_folder, CIFAR10.zip_name)):
+        status = (folder / name).stat()
+        assert find(folder).fingerprint("train") == {
+            "name": name,
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+        }
 
 
 @pytest.mark.parametrize("has_sample", [True, False])

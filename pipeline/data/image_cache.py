@@ -257,4 +257,5 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 def _describe(made_from: dict[str, Any]) -> str:
     file = made_from["source"]
     modified = datetime.fromtimestamp(file["mtime_ns"] / 1e9, UTC)
-    return f"{file['name']} (size {file['size']:,}, modified {modified.isoformat(timespec='seconds')})"
+    checksum = f", checksum {file['checksum']}" if "checksum" in file else ""
+    return f"{file['name']} (size {file['size']:,}, modified {modified.isoformat(timespec='seconds')}{checksum})"

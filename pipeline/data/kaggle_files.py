@@ -1,27 +1,29 @@
 """Kaggle's files in any of their forms -> ids, encoded images and labels."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from pipeline.cores import available_cores
+from pipeline.advice import download_again
 from pipeline.data.decode import decode_png
+from pipeline.data.fingerprint import file_fingerprint
+from pipeline.data.image_folder import ImageFolder
 from pipeline.data.labels import parse_ids, parse_labels
-from pipeline.data.prefetch import Put, prefetch
-from pipeline.data.seven_zip_reader import MAX_MEMBER, SevenZipReader
+from pipeline.data.missing_files import SPLITS, explain_missing
+from pipeline.data.paths import describe_path, exists, is_file, is_folder
+from pipeline.data.read_errors import read_errors
+from pipeline.data.seven_zip_reader import SevenZipReader
 from pipeline.data.zip_reader import ZipReader
 from pipeline.errors import InputError
 from pipeline.task import Ids, Image, Labels, Split, Task
 
-CHUNK_SIZE = 500  # files per read job
 MAX_CSV = 1 << 25  # bytes; that of 300,000 ids has 5 MB
+MAX_HEAD = 1000  # bytes
 
 
 class KaggleFiles:
@@ -30,16 +32,26 @@ class KaggleFiles:
     def __init__(self, folder: Path, task: Task) -> None:
         self._folder, self.task = folder, task
         path = folder / task.zip_name
-        self._zip = ZipReader(path, task.url) if path.exists() else None
+        self._zip = ZipReader(path, task) if is_file(path) else None
         self.name = str(path if self._zip else folder)
         self._archives: dict[Split, SevenZipReader] = {}
 
+    def is_complete(self) -> bool:
+        """Return whether the images of both splits are there, and a labels' CSV with this task's columns and labels.
+
+        Raises InputError if a part is missing or can't be read.
+        """
+        lines = self._csv(self.task.train_labels_csv)[:MAX_HEAD].decode("utf-8-sig", errors="replace").splitlines()
+        has_labels = lines[:1] == [self.task.csv_header] and lines[1:2] != []
+        return has_labels and lines[1].rpartition(",")[2] in self.task.class_names and all(map(self._images, SPLITS))
+
     def ids(self, split: Split) -> Ids:
         """Return the ids by the file names in the archive or folder."""
-        if self._has(self.task.archive_name(split)):
-            names = self._archive(split).names()
+        images = self._images(split)
+        if isinstance(images, ImageFolder):
+            names = [f"{split}/{name}" for name in images.names()]
         else:
-            names = [f"{split}/{name}" for name in self._png_names(split)]
+            names = self._archive(split).names()
         id_of = self._id_parser(split)
         ids = np.array([id_of(name) for name in names], dtype=np.int64)
         if not len(ids):
@@ -55,16 +67,13 @@ class KaggleFiles:
     @contextmanager
     def read(self, split: Split) -> Iterator[Iterator[tuple[int, bytes]]]:
         """Read ids and PNGs ahead, from the archive or folder, while the block runs."""
-        id_of = self._id_parser(split)
-        if self._has(self.task.archive_name(split)):
+        images, id_of = self._images(split), self._id_parser(split)
+        if isinstance(images, ImageFolder):
+            with images.read() as files:
+                yield ((id_of(f"{split}/{name}"), data) for name, data in files)
+        else:
             with self._archive(split).read() as members:
                 yield ((id_of(name), data) for name, data in members)
-        else:
-            names = self._png_names(split)
-            chunks = [names[start : start + CHUNK_SIZE] for start in range(0, len(names), CHUNK_SIZE)]
-            jobs = [partial(self._read_pngs, split, chunk) for chunk in chunks]
-            with prefetch(jobs, available_cores()) as pieces:
-                yield chain.from_iterable(pieces)
 
     def decode(self, data: bytes) -> Image:
         """Decode a PNG."""
@@ -83,60 +92,61 @@ class KaggleFiles:
         self._archives.clear()
 
     def fingerprint(self, split: Split) -> dict[str, Any]:
-        """Return name, size and modification time of the zip, the archive, or the folder (size: number of files)."""
-        archive = self.task.archive_name(split)
+        """Return name, size and modification time of the zip, the archive, or the images in the folder."""
+        images = self._images(split)
+        return images.fingerprint() if isinstance(images, ImageFolder) else file_fingerprint(images)
+
+    def _images(self, split: Split) -> Path | ImageFolder:
+        """Return the zip or archive with a split's images, or their folder. Raises InputError if there is none."""
+        archive, folder = self.task.archive_name(split), self._folder / split
         if zipped := self._zip_with(archive):
-            path = zipped.path
-        else:
-            path = self._folder / (archive if self._has(archive) else split)
-        status = path.stat()
-        size = status.st_size if path.is_file() else len(self._png_names(split))
-        return {"name": path.name, "size": size, "mtime_ns": status.st_mtime_ns}
+            return zipped.path
+        if is_file(self._folder / archive):
+            return self._folder / archive
+        if is_folder(folder):
+            return ImageFolder(folder)
+        raise InputError(explain_missing(self._folder, self.task, split, self._zip))
 
     def _check_test_ids(self, ids: Ids) -> None:
         """Raises InputError unless the ids are those of the sample submission, or 1 to N if that is missing."""
         sample = self.task.sample_submission_csv
         if self._has(sample):
             expected = parse_ids(self._csv(sample), self._path_of(sample), self.task)
+            missing, num_expected = np.setdiff1d(expected, ids), len(expected)
+            unexpected = np.setdiff1d(ids, expected)
         else:
-            expected = np.arange(1, ids[-1] + 1)
-        for wrong, problem in (
-            (np.setdiff1d(expected, ids), "is missing image"),
-            (np.setdiff1d(ids, expected), "contains the unexpected image"),
+            # All up to the highest, of which a hostile one would take gigabytes.
+            num_expected, unexpected = int(ids[-1]), ids[:0]
+            missing = np.setdiff1d(np.arange(1, len(ids) + 1), ids)
+        num_missing = num_expected - len(ids) + len(unexpected)
+        for wrong, number, problem in (
+            (missing, num_missing, "is missing image"),
+            (unexpected, len(unexpected), "contains the unexpected image"),
         ):
             if len(wrong):
                 raise InputError(
-                    f"{self._images_path('test')} {problem} test/{wrong[0]}.png ({len(wrong)} in all), "
-                    f"expected {len(expected)} images; download or extract it again"
+                    f"{self._images_path('test')} {problem} test/{wrong[0]}.png ({number} in all), "
+                    f"expected {num_expected} images; extract it again, or {self._again}"
                 )
 
     def _id_parser(self, split: Split) -> "partial[int]":
         """Return the function from the name of a split's image, SPLIT/ID.png, to its id."""
-        return partial(_parse_id, re.compile(rf"{split}/({self.task.id_pattern})\.png"), split)
+        pattern = re.compile(rf"{split}/({self.task.id_pattern})\.png")
+        return partial(_parse_id, pattern, split, self._images_path(split))
 
     def _archive(self, split: Split) -> SevenZipReader:
         """Return a split's archive, opened once: reading the header of a large one takes a second."""
         if split not in self._archives:
             name = self.task.archive_name(split)
-            self._archives[split] = SevenZipReader(partial(self._open, name), self._path_of(name))
+            self._archives[split] = SevenZipReader(partial(self._open, name), self._path_of(name), self._again)
         return self._archives[split]
 
-    def _read_pngs(self, split: Split, names: list[str], put: Put[list[tuple[int, bytes]]]) -> None:
-        id_of, images = self._id_parser(split), []
-        for name in names:
-            path = self._folder / split / name
-            try:
-                with path.open("rb") as file:
-                    data = file.read(MAX_MEMBER + 1)
-            except OSError as error:
-                raise InputError(f"{path} can't be read: {error.strerror}; extract it again") from None
-            if len(data) > MAX_MEMBER:
-                raise InputError(f"{path} has more than {MAX_MEMBER:,} bytes, expected an image; extract it again")
-            images.append((id_of(f"{split}/{name}"), data))
-        put(images)
+    @property
+    def _again(self) -> str:
+        return f"download it again: {download_again(self._folder)}"
 
     def _has(self, name: str) -> bool:
-        return self._zip_with(name) is not None or (self._folder / name).is_file()
+        return self._zip_with(name) is not None or is_file(self._folder / name)
 
     def _zip_with(self, name: str) -> ZipReader | None:
         """Return the zip if it contains a file."""
@@ -157,12 +167,14 @@ class KaggleFiles:
 
     def _csv(self, name: str) -> bytes:
         """Return the bytes of a CSV. A CSV has no checksum but that of a zip around it, which is checked."""
+        path = self._folder / name
         if not self._has(name):
-            raise InputError(f"{self._folder} has images but no {name}; it comes with the competition's download")
+            found = f"{path} {describe_path(path)}, expected a file" if exists(path) else f"no {name}"
+            raise InputError(f"{self._folder} has images but {found}; it comes with the competition's download")
         if zipped := self._zip_with(name):
             data = zipped.read(name, MAX_CSV + 1)
         else:
-            with (self._folder / name).open("rb") as file:
+            with read_errors(path), path.open("rb") as file:
                 data = file.read(MAX_CSV + 1)
         if len(data) > MAX_CSV:
             raise InputError(
@@ -170,21 +182,9 @@ class KaggleFiles:
             )
         return data
 
-    def _png_names(self, split: Split) -> list[str]:
-        if not (self._folder / split).is_dir():
-            raise InputError(
-                f"{self._folder} has neither {self.task.archive_name(split)} nor a folder {split}/ (nor either in "
-                f"{self.task.zip_name}); it comes with the competition's download"
-            )
-        entries = [entry for entry in os.scandir(self._folder / split) if entry.name.endswith(".png")]
-        for entry in entries:
-            if not entry.is_file():
-                raise InputError(f"{entry.path} is not a file; extract it again")
-        return [entry.name for entry in entries]
 
-
-def _parse_id(pattern: re.Pattern[str], split: Split, name: str) -> int:
+def _parse_id(pattern: re.Pattern[str], split: Split, images_path: str, name: str) -> int:
     match = pattern.fullmatch(name)
     if not match:
-        raise InputError(f"the images of {split} contain {name!r}, expected names such as {split}/1.png")
+        raise InputError(f"{images_path} contains {name!r}, expected names such as {split}/1.png")
     return int(match[1])

@@ -32,11 +32,13 @@ class Block:
     """Members compressed as one stream (7-Zip's "folder"): coders, position in the file, sizes in bytes."""
 
     coders: list[tuple[bytes, bytes]]
-    """Method and properties of each coder."""
+    """Method and properties of each coder, as in the header: those of compression first."""
     position: int
     packed_size: int
     size: int
     members: list[Member]
+    is_chain: bool = True
+    """Each coder gets the output of the one before it, the first one the block's only packed stream."""
 
     @property
     def is_lzma(self) -> bool:
@@ -44,7 +46,7 @@ class Block:
         return len(self.coders) == 1 and self.coders[0][0] in (LZMA1, LZMA2)
 
     def decoder(self) -> lzma.LZMADecompressor:
-        """Return a decoder of the stream. Raises InputError if its dictionary is too large."""
+        """Return a decoder of the stream. Raises LimitError if its dictionary is too large."""
         return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_lzma_filter(*self.coders[0], self.size)])
 
 
@@ -96,7 +98,7 @@ def _read_unpack_info(
         raise ValueError("external data in the header is not supported")
     folders = [_read_coders(reader) for _ in range(count)]
     reader.expect(_UNPACK_SIZES)
-    sizes = [[reader.number() for _ in coders][last] for coders, last, _ in folders]
+    sizes = [[reader.number() for _ in coders][last] for coders, last, *_ in folders]
     crcs: list[int | None] = [None] * count
     if (field := reader.byte()) == _CRCS:
         crcs, field = reader.crcs(count), reader.byte()
@@ -104,16 +106,16 @@ def _read_unpack_info(
         raise unknown_field(field)
     packed = iter(zip(accumulate(packed_sizes, initial=position), packed_sizes, strict=False))
     blocks = []
-    for (coders, _, num_packed), size in zip(folders, sizes, strict=True):
+    for (coders, _, num_packed, is_chain), size in zip(folders, sizes, strict=True):
         streams = list(islice(packed, num_packed))
         if len(streams) != num_packed or not streams:
             raise ValueError("a packed stream is missing in the header")
-        blocks.append(Block(coders, *streams[0], size, []))
+        blocks.append(Block(coders, *streams[0], size, [], is_chain))
     return blocks, crcs
 
 
-def _read_coders(reader: FieldReader) -> tuple[list[tuple[bytes, bytes]], int, int]:
-    """Return a block's coders, the index of the one with the final output, and the number of packed streams."""
+def _read_coders(reader: FieldReader) -> tuple[list[tuple[bytes, bytes]], int, int, bool]:
+    """Return a block's coders, the index of the one with the final output, the number of packed streams, `is_chain`."""
     coders, num_inputs = [], 0
     for _ in range(reader.count(MAX_CODERS)):
         flags = reader.byte()
@@ -127,15 +129,17 @@ def _read_coders(reader: FieldReader) -> tuple[list[tuple[bytes, bytes]], int, i
         coders.append((method, reader.take(reader.count(MAX_HEADER)) if flags & 0x20 else b""))
     if not coders:
         raise ValueError("a block in the header has no coder")
-    bound_outputs = [(reader.number(), reader.number())[1] for _ in range(len(coders) - 1)]
-    num_packed = num_inputs - len(bound_outputs)
+    bonds = [(reader.number(), reader.number()) for _ in range(len(coders) - 1)]
+    bound_outputs = [output for _, output in bonds]
+    num_packed = num_inputs - len(bonds)
     if num_packed > 1:
         for _ in range(num_packed):
             reader.number()
     final = [index for index in range(len(coders)) if index not in bound_outputs]
     if len(final) != 1:
         raise ValueError("the coders of a block do not match")
-    return coders, final[0], num_packed
+    is_chain = num_packed == 1 and sorted(bonds) == [(index, index - 1) for index in range(1, len(coders))]
+    return coders, final[0], num_packed, is_chain
 
 
 def _read_substreams_info(reader: FieldReader, blocks: list[Block], block_crcs: list[int | None]) -> Streams:

@@ -2,10 +2,12 @@
 
 import numpy as np
 
-from pipeline.errors import InputError
-
 MAX_HEADER = 1 << 26  # bytes; that of 300,000 images takes 11 MB
 MAX_MEMBERS = 500_000
+
+
+class LimitError(Exception):
+    """A header claims more than the competition's archives could have."""
 
 
 class FieldReader:
@@ -40,7 +42,7 @@ class FieldReader:
         return low | (first & (0x7F >> num_more)) << (8 * num_more)
 
     def count(self, limit: int = MAX_MEMBERS) -> int:
-        """Read a count of members or parts. Raises InputError above the limit, before memory is allocated for them."""
+        """Read a count of members or parts. Raises LimitError above the limit, before memory is allocated for them."""
         count = self.number()
         check_limit(count, limit, "{:,} members or parts")
         return count
@@ -68,12 +70,9 @@ class FieldReader:
 
 
 def check_limit(found: int, limit: int, what: str) -> None:
-    """Raises InputError if a header claims more than the competition's archives could have."""
+    """Raises LimitError if a header claims more than the competition's archives could have."""
     if found > limit:
-        raise InputError(
-            f"it claims {what.format(found)}, expected at most {limit:,}; this is not the competition's archive, "
-            "download it again"
-        )
+        raise LimitError(f"it claims {what.format(found)}, expected at most {limit:,}")
 
 
 def unknown_field(field: int) -> ValueError:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.data.kaggle_files import KaggleFiles
+from pipeline.data.missing_files import is_partial
+from pipeline.data.paths import describe_path, exists, folders_below, is_file, is_folder, list_names, visible_names
 from pipeline.data.torchvision_files import TorchvisionFiles
 from pipeline.errors import InputError
 from pipeline.task import Ids, Image, Labels, Split, Task
 
 NOTEBOOK_MOUNT = Path("/kaggle/input")
-MAX_LISTED_FILES = 5
+MOUNT_DEPTH = 4  # /kaggle/input/datasets/OWNER/NAME/FOLDER
+DEMO_PREFIX = "synthetic-"  # of the demo's dataset, which is not the competition's
 
 
 class Source(Protocol):
@@ -58,38 +61,70 @@ def find_source(folder: Path, task: Task) -> Source:
     source = find_source_or_none(folder, task)
     if source is not None:
         return source
-    if not folder.is_dir():
-        found = "does not exist"
-    elif names := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
-        more = ", ..." if len(names) > MAX_LISTED_FILES else ""
-        found = f"contains {', '.join(names[:MAX_LISTED_FILES])}{more} but not the competition's files"
-    else:
+    names = visible_names(folder) if is_folder(folder) else []
+    if names and is_partial(folder, task):
+        return KaggleFiles(folder, task)  # whose errors say what is missing
+    if not is_folder(folder):
+        found = describe_path(folder)
+    elif not names:
         found = "is empty"
-    raise InputError(f"{folder} {found}.\n{_ways_to_get_input(task)}")
+    elif (inner := _complete_folder_in(folder, task)) is not None:
+        raise InputError(f"{folder} contains the competition's files in {inner}: give that with --input {inner}")
+    else:
+        found = f"contains {list_names(names)} but not the competition's files"
+    mounted = f" (nor does {NOTEBOOK_MOUNT} contain them)" if is_folder(NOTEBOOK_MOUNT) else ""
+    raise InputError(f"{folder} {found}{mounted}.\n{_ways_to_get_input(task)}")
 
 
 def find_source_or_none(folder: Path, task: Task) -> Source | None:
     """Return the source in an input folder, or else where a Kaggle notebook mounts its input, or else None.
 
-    Raises InputError if `folder` is a file.
+    Raises InputError if `folder` is a file or can't be read.
     """
-    if folder.is_file():
+    if is_file(folder):
         raise InputError(f"--input {folder} is a file, expected the folder that contains it: --input {folder.parent}")
-    mounted = sorted(path for depth in ("*", "*/*") for path in NOTEBOOK_MOUNT.glob(depth) if path.is_dir())
-    found = (_source_in(candidate, task) for candidate in (folder, *mounted))
-    return next((source for source in found if source is not None), None)
-
-
-def _source_in(folder: Path, task: Task) -> Source | None:
-    kaggle_names = (task.zip_name, task.train_archive, task.test_archive, "train", "test")
-    if any((folder / name).exists() for name in kaggle_names):
+    names = (task.zip_name, task.train_archive, task.test_archive, "train", "test")
+    if any(is_file(folder / name) or is_folder(folder / name) for name in names):
         return KaggleFiles(folder, task)
+    return _torchvision_in(folder, task) or _mounted_source(task)
+
+
+def _torchvision_in(folder: Path, task: Task) -> TorchvisionFiles | None:
+    """Return torchvision's files, the folder unless only the tar.gz is complete."""
     if task.torchvision_folder is None:
         return None
-    for name in (task.torchvision_folder, task.torchvision_tar):
-        if name is not None and (folder / name).exists():
-            return TorchvisionFiles(folder / name, task)
-    return None
+    candidates = [folder / name for name in (task.torchvision_folder, task.torchvision_tar) if name is not None]
+    sources = [TorchvisionFiles(path, task) for path in candidates if exists(path)]
+    return next((source for source in sources if not source.find_problem()), sources[0] if sources else None)
+
+
+def _mounted_source(task: Task) -> Source | None:
+    """Return what a Kaggle notebook mounts: the competition's files, or else torchvision's.
+
+    Other data sets may be mounted beside them, with folders of the same names.
+    """
+    folders = folders_below(NOTEBOOK_MOUNT, MOUNT_DEPTH)
+    folders.sort(key=lambda path: path.name != task.competition)
+    for folder in folders:
+        if (files := _complete_files(folder, task)) is not None:
+            return files
+    found = (_torchvision_in(folder, task) for folder in folders)
+    return next((source for source in found if source is not None and not source.find_problem()), None)
+
+
+def _complete_folder_in(folder: Path, task: Task) -> Path | None:
+    """Return a folder below, not that of the demo, with Kaggle's files."""
+    below = (path for path in folders_below(folder, 2) if not path.name.startswith(DEMO_PREFIX))
+    return next((path for path in below if _complete_files(path, task) is not None), None)
+
+
+def _complete_files(folder: Path, task: Task) -> KaggleFiles | None:
+    """Return Kaggle's files if images and labels are in a folder."""
+    try:
+        files = KaggleFiles(folder, task)
+        return files if files.is_complete() else None
+    except InputError:
+        return None
 
 
 def _ways_to_get_input(task: Task) -> str:

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.fingerprint import file_fingerprint, folder_fingerprint
+from pipeline.data.paths import describe_path, is_file, is_folder
+from pipeline.data.read_errors import archive_errors, read_errors
 from pipeline.errors import InputError
 from pipeline.task import Ids, Image, Labels, Split, Task
 
@@ -31,7 +34,17 @@ class TorchvisionFiles:
 
     def __init__(self, path: Path, task: Task) -> None:
         self._path, self.task = path, task
+        self._is_folder = path.name == task.torchvision_folder
         self.name = str(path)
+
+    def find_problem(self) -> str:
+        """Return what is missing and what to do; an empty string if nothing is. A tar.gz is not read for it."""
+        if not (is_folder if self._is_folder else is_file)(self._path):
+            expected = "the folder of the batches" if self._is_folder else "a file"
+            return f"{describe_path(self._path)}, expected {expected}; download it again"
+        names = BATCH_NAMES["train"] + BATCH_NAMES["test"]
+        missing = [name for name in names if self._is_folder and not is_file(self._path / name)]
+        return f"is missing {', '.join(missing)}; download it again" if missing else ""
 
     def ids(self, split: Split) -> Ids:
         """Return 1 to N: the images have no ids, so they are numbered in the order of the batches."""
@@ -60,10 +73,17 @@ class TorchvisionFiles:
         self.__dict__.pop("_batches", None)
 
     def fingerprint(self, split: Split) -> dict[str, Any]:
-        """Return name, size and modification time of the tar.gz, or of the split's first batch."""
-        path = self._path if self._path.is_file() else self._path / BATCH_NAMES[split][0]
-        status = path.stat()
-        return {"name": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        """Return what identifies the tar.gz, or the split's batches."""
+        self._check()
+        if not self._is_folder:
+            return file_fingerprint(self._path)
+        with read_errors(self._path):
+            return folder_fingerprint(self._path, [(name, (self._path / name).stat()) for name in BATCH_NAMES[split]])
+
+    def _check(self) -> None:
+        """Raises InputError if a file is missing."""
+        if problem := self.find_problem():
+            raise InputError(f"{self._path} {problem}")
 
     def _split(self, split: Split) -> Batch:
         batches = [self._batches[name] for name in BATCH_NAMES[split]]
@@ -71,11 +91,17 @@ class TorchvisionFiles:
 
     @cached_property
     def _batches(self) -> dict[str, Batch]:
+        self._check()
         names = BATCH_NAMES["train"] + BATCH_NAMES["test"]
         try:
-            pickled = self._read_folder(names) if self._path.is_dir() else self._read_tar(names)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise InputError(f"{self._path} is truncated or corrupted ({error}); download it again") from None
+            with archive_errors(self._path):
+                pickled = self._read_folder(names) if self._is_folder else self._read_tar(names)
+        except InputError:
+            raise
+        except Exception as error:
+            # Corrupted bytes make tarfile raise errors of other types too, such as zlib.error.
+            cause = " ".join(str(error).split())[:120]
+            raise InputError(f"{self._path} is truncated or corrupted ({cause}); download it again") from None
         missing = [name for name in names if name not in pickled]
         if missing:
             raise InputError(f"{self._path} is missing {', '.join(missing)}; download it again")
@@ -84,9 +110,8 @@ class TorchvisionFiles:
     def _read_folder(self, names: list[str]) -> dict[str, bytes]:
         pickled = {}
         for name in names:
-            if (self._path / name).is_file():
-                with (self._path / name).open("rb") as file:
-                    pickled[name] = file.read(MAX_BATCH)
+            with (self._path / name).open("rb") as file:
+                pickled[name] = file.read(MAX_BATCH)
         return pickled
 
     def _read_tar(self, names: list[str]) -> dict[str, bytes]:
@@ -101,7 +126,7 @@ def load_batch(pickled: bytes, name: str, task: Task) -> Batch:
     try:
         _check_memo(pickled)
         batch = _BatchUnpickler(io.BytesIO(pickled), encoding="bytes").load()
-        rows, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
+        rows, labels = batch[b"data"].values, np.asarray(batch[b"labels"], dtype=np.int64)
     except Exception as error:
         # Corrupted bytes make pickle and numpy raise errors of any type.
         raise InputError(f"{name} can't be read ({type(error).__name__}: {error}); download it again") from None
@@ -122,23 +147,36 @@ class _BatchUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return what an array of bytes consists of. Raises UnpicklingError for any other name."""
         if (module.replace("numpy.core", "numpy._core"), name) == ("numpy._core.multiarray", "_reconstruct"):
-            return _empty_array
+            return _PickledArray
         if (module, name) == ("numpy", "ndarray"):
-            return None  # only an argument of _reconstruct; as a function it could be called for gigabytes
+            return None  # only an argument of _reconstruct
         if (module, name) == ("numpy", "dtype"):
-            return _bytes_dtype
+            return _PickledBytes
         raise pickle.UnpicklingError(f"it requests {module}.{name}")
 
 
-def _empty_array(*_: Any) -> NDArray[Any]:
-    """Return the empty array with which every pickle of an array starts."""
-    return np._core.multiarray._reconstruct(np.ndarray, (0,), b"b")  # type: ignore[attr-defined]
+class _PickledBytes:
+    """The data type of bytes. numpy's own would take any state from the pickle, such as that of pointers."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        if name not in ("u1", b"u1"):
+            raise pickle.UnpicklingError(f"it requests an array of {name!r}")
+
+    def __setstate__(self, _: Any) -> None:
+        pass
 
 
-def _bytes_dtype(name: Any, *_: Any) -> np.dtype[Any]:
-    if name not in ("u1", b"u1"):
-        raise pickle.UnpicklingError(f"it requests an array of {name!r}")
-    return np.dtype("u1", False, True)
+class _PickledArray:
+    """An array of bytes: `values` after its state is set."""
+
+    def __init__(self, *_: Any) -> None:
+        self.values = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, data_type, is_fortran, data = state
+        if not isinstance(data_type, _PickledBytes):
+            raise pickle.UnpicklingError("it requests an array of another type")
+        self.values = np.frombuffer(data, np.uint8).reshape(shape, order="F" if is_fortran else "C")
 
 
 def _check_memo(pickled: bytes) -> None:

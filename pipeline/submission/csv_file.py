@@ -1,12 +1,13 @@
 """Ids + labels -> submission.csv, and the check of any submission.csv."""
 
-import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.csv_rows import CsvError, line_at, read_rows
+from pipeline.error_messages import explain_cause
 from pipeline.errors import InputError
 from pipeline.files import write_text
 from pipeline.task import Ids, Task
@@ -35,21 +36,14 @@ def check_submission(path: Path, expected_ids: Ids, task: Task) -> list[str]:
 
     Raises InputError if the file can't be read.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from None
-    return find_problems(data, expected_ids, task)
+    return find_problems(_read(path), expected_ids, task)
 
 
 def compare_with_predictions(path: Path, ids: Ids, labels: NDArray[np.int64], task: Task) -> list[str]:
     """Return where a valid submission differs from the predicted labels [N] of ids [N]."""
-    expected = {str(id_): task.class_names[label] for id_, label in zip(ids, labels, strict=True)}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = enumerate(csv.reader(file), start=1)
-        next(rows)  # the header
-        different = [(line, f"{id_},{name}") for line, (id_, name) in rows if expected.get(id_) != name]
+    expected = {(str(id_), task.class_names[label]) for id_, label in zip(ids.tolist(), labels.tolist(), strict=True)}
+    _, *rows = read_rows(_read(path).decode())
+    different = [(line, ",".join(row)) for line, row in rows if tuple(row) not in expected]
     if not different:
         return []
     return [
@@ -69,32 +63,38 @@ def find_problems(data: bytes, expected_ids: Ids, task: Task) -> list[str]:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        return [f"line {line} is not UTF-8 (byte {data[error.start]:#04x})"]
-    if "\0" in text:
-        return [f"line {text[: text.index(chr(0))].count(chr(10)) + 1} contains a NUL byte"]
+        return [f"line {line_at(data, error.start)} is not UTF-8 (byte {data[error.start]:#04x})"]
+    if b"\0" in data:
+        return [f"line {line_at(data, data.index(0))} contains a NUL byte"]
     return list(_row_problems(text, expected_ids, task))
 
 
-def _row_problems(text: str, expected_ids: Ids, task: Task) -> Iterator[str]:
-    reader = csv.reader(text.splitlines())
+def _read(path: Path) -> bytes:
     try:
-        header, *rows = reader
-    except ValueError:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {explain_cause(error)}") from None
+
+
+def _row_problems(text: str, expected_ids: Ids, task: Task) -> Iterator[str]:
+    try:
+        numbered = list(read_rows(text))
+    except CsvError as error:
+        yield str(error)
+        return
+    if not numbered:
         yield f"it is empty, expected the header {task.csv_header!r}"
         return
-    except csv.Error as error:
-        yield f"line {reader.line_num} is not valid CSV: {error}"
-        return
+    (_, header), *rows = numbered
     if header != list(task.csv_columns):
         yield f"the header is {','.join(header)[:80]!r}, expected {task.csv_header!r}"
     if len(rows) != len(expected_ids):
         yield f"it has {len(rows):,} rows, expected {len(expected_ids):,}"
-    numbered = list(enumerate(rows, start=2))
-    malformed = [(line, ",".join(row)) for line, row in numbered if len(row) != len(task.csv_columns)]
+    malformed = [(line, ",".join(row)) for line, row in rows if len(row) != len(task.csv_columns)]
     if malformed:
         yield f"expected two columns, found {_examples(malformed)}"
-    pairs = [(line, row) for line, row in numbered if len(row) == len(task.csv_columns)]
+    pairs = [(line, row) for line, row in rows if len(row) == len(task.csv_columns)]
     unknown = [(line, row[1]) for line, row in pairs if row[1] not in task.class_names]
     if unknown:
         yield f"unknown labels: {_examples(unknown)}; expected one of {', '.join(task.class_names)}"

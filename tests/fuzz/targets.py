@@ -3,6 +3,7 @@
 import contextlib
 import io
 import pickle
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from pipeline.data.image_cache import open_store
 from pipeline.data.kaggle_files import KaggleFiles
 from pipeline.data.labels import parse_ids, parse_labels
 from pipeline.data.seven_zip_reader import SevenZipReader
-from pipeline.data.torchvision_files import load_batch
+from pipeline.data.torchvision_files import BATCH_NAMES, TorchvisionFiles, load_batch
 from pipeline.demo.dataset import encode_png, make_synthetic_dataset
 from pipeline.errors import UserError
 from pipeline.predictions import Predictions
@@ -60,10 +61,18 @@ def _download(data: bytes) -> None:
         files = KaggleFiles(Path(folder), CIFAR10)
         files.labels()
         for split in ("train", "test"):
+            files.fingerprint(split)
             files.ids(split)
             with files.read(split) as images:
                 for _, png in images:
                     files.decode(png)
+
+
+def _tar(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cifar-10-python.tar.gz"
+        path.write_bytes(data)
+        TorchvisionFiles(path, CIFAR10).labels()
 
 
 def _config(data: bytes) -> None:
@@ -118,11 +127,30 @@ def _make_files() -> tuple[bytes, bytes, bytes]:
         return download, archive, (folder / "p.npz").read_bytes()
 
 
-def _make_stored_archive() -> bytes:
-    """Return an uncompressed archive, which py7zr extracts."""
+def _make_archive(method: int) -> bytes:
+    """Return an archive of a method that py7zr extracts."""
     file = io.BytesIO()
-    with py7zr.SevenZipFile(file, "w", filters=[{"id": py7zr.FILTER_COPY}]) as archive:
+    with py7zr.SevenZipFile(file, "w", filters=[{"id": method}]) as archive:
         archive.writestr(b"not an image", "train/1.png")
+    return file.getvalue()
+
+
+def _deflate(download: bytes) -> bytes:
+    """Return a zip with its members compressed, in a folder."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(download)) as stored, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as deflated:
+        for name in stored.namelist():
+            deflated.writestr(f"cifar-10/{name}", stored.read(name))
+    return file.getvalue()
+
+
+def _make_tar() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for name in BATCH_NAMES["train"] + BATCH_NAMES["test"]:
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(_make_batch())
+            tar.addfile(member, io.BytesIO(_make_batch()))
     return file.getvalue()
 
 
@@ -145,8 +173,9 @@ def make_targets() -> dict[str, Target]:
     weights = safetensors.torch.save({"a": torch.zeros(2, 3)}, metadata={"history": "[]"})
     image = np.random.default_rng(0).integers(0, 256, CIFAR10.image_shape, np.uint8)
     return {
-        "archive": Target(_archive, [archive, _make_stored_archive()]),
-        "download": Target(_download, [download]),
+        "archive": Target(_archive, [archive, *map(_make_archive, (py7zr.FILTER_COPY, py7zr.FILTER_BZIP2))]),
+        "download": Target(_download, [download, _deflate(download)]),
+        "tar": Target(_tar, [_make_tar()]),
         "png": Target(lambda data: decode_png(data, CIFAR10.image_shape), [encode_png(image)]),
         "labels": Target(lambda data: parse_labels(data, "labels.csv", CIFAR10), [_make_csv(rows)]),
         "ids": Target(lambda data: parse_ids(data, "ids.csv", CIFAR10), [_make_csv(rows)]),

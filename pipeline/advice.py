@@ -1,0 +1,18 @@
+"""Commands that error messages tell the user to run."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def shell_command(words: Sequence[str]) -> str:
+    """Return words as one command line, quoted for this platform's shell."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def download_again(folder: Path) -> str:
+    """Return the command that downloads Kaggle's zip again into an input folder, whatever is there already."""
+    command = "python run.py download --again"
+    return command if folder == Path("input") else f"{command} --input {shell_command([str(folder)])}"
