@@ -61,11 +61,15 @@ def demo(context: typer.Context, options: RunOptions) -> None:
 
 
 @app.command()
-def download(context: typer.Context, input_dir: InputOption = INPUT) -> None:
-    """Download Kaggle's files into the input folder."""
+def download(
+    context: typer.Context,
+    input_dir: InputOption = INPUT,
+    again: Annotated[bool, typer.Option("--again", help="Download again, even if the file is there.")] = False,
+) -> None:
+    """Download Kaggle's files into the input folder, unless they are there and their checksums are right."""
     from pipeline.submission.kaggle_client import KaggleClient
 
-    print(KaggleClient(context.obj).download(input_dir))
+    print(KaggleClient(context.obj).download(input_dir, again=again))
 
 
 @app.command()
@@ -168,7 +172,7 @@ def submit(
     input_dir: InputOption = INPUT,
     message: Annotated[str | None, typer.Option(help="Default: run, config and cross-validation.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the score.")] = True,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long to wait for the score.")] = 900,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, max=86_400, help="How long to wait for the score.")] = 900,
     again: Annotated[bool, typer.Option("--again", help="Upload a file that was uploaded before.")] = False,
 ) -> None:
     """Check a submission, upload it to Kaggle once, wait for its score, and record it in the ledger."""

@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.errors import RunError
 from pipeline.files import write_json
@@ -17,6 +20,9 @@ SUBMISSIONS = Path("submissions")
 @dataclass(frozen=True)
 class Upload:
     """A file that was sent to Kaggle, or is about to be."""
+
+    # Unknown keys would be lost when it is saved.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     sha256: str
     run: str
@@ -38,6 +44,9 @@ class Upload:
         """The known scores: public, private, both or none."""
         scores = {"public": self.public, "private": self.private}
         return {name: score for name, score in scores.items() if score is not None}
+
+
+UPLOADS = TypeAdapter(list[Upload])
 
 
 @dataclass(frozen=True)
@@ -70,15 +79,22 @@ class Ledger:
         if not self._path.exists():
             return []
         try:
-            return [Upload(**entry) for entry in json.loads(self._path.read_text(encoding="utf-8"))]
-        except (OSError, ValueError, TypeError) as error:
-            raise RunError(
-                f"{self._path} can't be read ({error}); fix it, or move it away to start a new one"
-            ) from None
+            return UPLOADS.validate_json(self._path.read_text(encoding="utf-8-sig"))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            problem = f"{where}: {first['msg']}" if where else first["msg"]
+        except (OSError, ValueError) as error:
+            problem = str(error)
+        raise RunError(f"{self._path} can't be read ({problem}); fix it, or move it away to start a new one")
 
     def uploads_of(self, sha256: str) -> list[Upload]:
         """Return the uploads of a file, by its SHA-256, the oldest first."""
         return [upload for upload in self.uploads() if upload.sha256 == sha256]
+
+    def upload_lock(self) -> AbstractContextManager[None]:
+        """Hold the lock of the only process that uploads: from the look into the ledger to the reference number."""
+        return file_lock(self._submissions / ".upload.lock", wait_for="it uploads a submission")
 
     def record_upload(self, upload: Upload) -> None:
         """Insert an upload, or replace the one with the same message (messages are unique)."""
@@ -125,7 +141,7 @@ def _run_row(folder: Path, uploads: Sequence[Upload]) -> RunRow:
 def _read_environment(folder: Path) -> dict[str, Any]:
     try:
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return environment if isinstance(environment, dict) else {}
 

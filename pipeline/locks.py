@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -48,7 +48,9 @@ def _acquire(lock: FileLock, owner: Path, wait_for: str) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        process = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
+        process = "unknown"
+        with suppress(OSError):  # the owner may end meanwhile
+            process = owner.read_text(encoding="utf-8")
         if not wait_for:
             raise LockedError(process) from None
         log.info("waiting for process %s: %s", process, wait_for)

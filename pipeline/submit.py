@@ -60,10 +60,11 @@ def refresh_scores(task: Task) -> list[Upload]:
 
 
 def message_of(run: RunFolder | None, scores: Scores | None) -> str:
-    """Return the default message of an upload: run, config and out-of-fold accuracy."""
-    if run is None or scores is None:
+    """Return the default message of an upload: run, config and out-of-fold accuracy, where all folds have one."""
+    if run is None:
         return "uploaded by hand"
-    return upload_message(run.name, run.environment().get("config", ""), scores)
+    config = str(run.environment().get("config", ""))
+    return f"{run.name}: {config}" if scores is None else upload_message(run.name, config, scores)
 
 
 def ensemble_scores(run: RunFolder) -> Scores | None:
@@ -75,4 +76,5 @@ def ensemble_scores(run: RunFolder) -> Scores | None:
 def _run_of(file: Path) -> RunFolder | None:
     """Return the run whose folder contains a file."""
     folder = file.resolve().parent
-    return RunFolder(folder.parent, folder.name) if (folder / "config.yaml").exists() else None
+    is_run = all((folder / name).exists() for name in ("config.yaml", "environment.json"))
+    return RunFolder(folder.parent, folder.name) if is_run else None

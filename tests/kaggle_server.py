@@ -18,12 +18,14 @@ class Response:
     status: int = 200
     message: str = ""
     headers: dict = field(default_factory=dict)
+    html: str = ""
+    """A web page as the body, in place of JSON."""
     close: bool = False
     """Close the connection without a response."""
     close_after: int | None = None
     """Close the connection after so many bytes of the body."""
     hold: threading.Event | None = None
-    """Respond only when it is set."""
+    """Respond, or close the connection, only when it is set."""
     process_first: bool = False
     """Process the request, then fail."""
 
@@ -46,6 +48,8 @@ class KaggleServer:
         self.received.append((name, body))
         if name == "GetSubmissionLimits":
             return {"numToday": 5 - self.num_allowed, "numTotal": 9, "numAllowedNow": self.num_allowed}
+        if name == "IntrospectToken":
+            return {"active": True, "username": "somebody", "scope": ""}
         if name == "StartSubmissionUpload":
             token = f"token-{len(self.uploads)}"
             return {"token": token, "createUrl": f"{self.url}/upload/{token}"}
@@ -95,25 +99,28 @@ class KaggleServer:
                 fault = state.faults[name].pop(0)
                 if fault.process_first:
                     process()
-                if fault.hold is not None:
-                    fault.hold.wait(20)
-                if fault.close:
-                    self.close_connection = True
-                    return True
                 if fault.close_after is not None:
                     self.send_response(200)
                     self.file_headers()
                     self.wfile.write(state.zip_bytes[: fault.close_after])
                     self.wfile.flush()
+                if fault.hold is not None:
+                    fault.hold.wait(20)
+                if fault.close or fault.close_after is not None:
                     self.close_connection = True
                     return True
-                self.send(fault.status, {"code": fault.status, "message": fault.message}, fault.headers)
+                if fault.html:
+                    self.send_bytes(fault.status, fault.html.encode(), "text/html; charset=utf-8")
+                else:
+                    self.send(fault.status, {"code": fault.status, "message": fault.message}, fault.headers)
                 return True
 
             def send(self, status, value, headers=()):
-                data = json.dumps(value).encode()
+                self.send_bytes(status, json.dumps(value).encode(), "application/json", headers)
+
+            def send_bytes(self, status, data, content_type, headers=()):
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(data)))
                 for key, text in dict(headers).items():
                     self.send_header(key, text)

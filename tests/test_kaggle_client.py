@@ -2,16 +2,23 @@
 
 import io
 import json
+import os
 import shlex
+import subprocess
+import sys
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from kaggle_server import KaggleServer, Response
 from kagglesdk import kaggle_env
 
 from pipeline.errors import KaggleError
 from pipeline.submission.kaggle_client import KaggleClient, upload_command
+from pipeline.submission.kaggle_zip import PartialDownload
 from pipeline.task import CIFAR10
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -20,16 +27,15 @@ KEY = "0123456789abcdef0123456789abcdef"
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path):
     """A home folder with an API key, and no other credentials."""
-    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith(("KAGGLE_", "XDG_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
     folder = tmp_path / "home" / ".kaggle"
     folder.mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(folder.parent))
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(folder.parent))
     (folder / "kaggle.json").write_text(json.dumps({"username": "somebody", "key": KEY}))
     (folder / "kaggle.json").chmod(0o600)
-    from kaggle.api.kaggle_api_extended import KaggleApi
-
-    monkeypatch.setattr(KaggleApi, "config", str(folder / "kaggle.json"))  # set when kaggle is imported
     return folder
 
 
@@ -51,44 +57,192 @@ def client(sleeps):
 
 
 @pytest.fixture
+def folder(tmp_path):
+    """An empty input folder."""
+    path = tmp_path / "input"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
 def submission(tmp_path):
     path = tmp_path / "submission.csv"
     path.write_text("id,label\n1,cat\n")
     return path
 
 
-def test_zip_is_downloaded_once(server, client, tmp_path):
+def files_in(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != ".download.lock")
+
+
+def corrupted(data):
+    """Return the bytes of a zip with one bit of train.7z flipped."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        member = archive.getinfo(CIFAR10.train_archive)
+    flipped = bytearray(data)
+    flipped[member.header_offset + 200 + member.compress_size // 2] ^= 0x10
+    return bytes(flipped)
+
+
+def enlarged(data):
+    """Return the bytes of a zip with 3 MB more; the client saves and resumes whole MB."""
+    large = io.BytesIO(data)
+    with zipfile.ZipFile(large, "a") as archive:
+        archive.writestr("more", bytes(3 << 20))
+    return large.getvalue()
+
+
+def test_zip_is_downloaded_once(server, client, tmp_path, capsys):
     path = client.download(tmp_path / "input")
 
     assert path == tmp_path / "input" / CIFAR10.zip_name
     assert path.read_bytes() == server.zip_bytes
     assert client.download(tmp_path / "input") == path
     assert server.names() == ["DownloadDataFiles", "GET"]
-    assert [file.name for file in path.parent.iterdir()] == [CIFAR10.zip_name]
+    assert files_in(path.parent) == [CIFAR10.zip_name]
+    assert capsys.readouterr().out == ""
 
 
-def test_interrupted_download_resumes(server, client, tmp_path):
-    large = io.BytesIO(server.zip_bytes)
-    with zipfile.ZipFile(large, "a") as archive:
-        archive.writestr("more", bytes(3 << 20))
-    server.zip_bytes = large.getvalue()
-    server.faults["GET"] = [Response(close_after=2 << 20)]
-    path = client.download(tmp_path / "input")
+def test_again_downloads_a_valid_zip_again(server, client, folder):
+    path = client.download(folder)
+    client.download(folder, again=True)
+
+    assert server.names() == ["DownloadDataFiles", "GET"] * 2
+    assert files_in(folder) == [CIFAR10.zip_name]
+    assert path.read_bytes() == server.zip_bytes
+
+
+def test_zip_with_one_flipped_bit_is_downloaded_again(server, client, folder, caplog):
+    path = folder / CIFAR10.zip_name
+    path.write_bytes(corrupted(server.zip_bytes))
+    client.download(folder)
 
     assert path.read_bytes() == server.zip_bytes
-    assert server.received[-1] == ("GET", {"start": 2 << 20})  # the client saves whole MB
-    assert [file.name for file in path.parent.iterdir()] == [CIFAR10.zip_name]
+    assert server.received[-1] == ("GET", {"start": 0})
+    assert "cifar-10.zip is corrupted: the checksum of train.7z is wrong; downloading it again" in caplog.text
 
 
-def test_web_page_instead_of_the_zip_is_not_saved(server, client, tmp_path):
-    (tmp_path / CIFAR10.zip_name).write_bytes(b"an incomplete download")
+@pytest.mark.parametrize("again", [False, True])
+def test_download_with_a_wrong_checksum_does_not_replace_the_old_file(server, client, folder, again):
+    path = folder / CIFAR10.zip_name
+    old = server.zip_bytes if again else b"an incomplete download"
+    path.write_bytes(old)
+    good, server.zip_bytes = server.zip_bytes, corrupted(server.zip_bytes)
+    with pytest.raises(KaggleError, match=r"downloaded from Kaggle, is corrupted: the checksum of train\.7z is wrong"):
+        client.download(folder, again=again)
+    assert files_in(folder) == [CIFAR10.zip_name]
+    assert path.read_bytes() == old
+    server.zip_bytes = good
+
+    client.download(folder, again=again)
+    assert path.read_bytes() == good
+
+
+def test_interrupted_download_resumes(server, client, folder):
+    server.zip_bytes = enlarged(server.zip_bytes)
+    server.faults["GET"] = [Response(close_after=2 << 20)]
+    path = client.download(folder)
+
+    assert path.read_bytes() == server.zip_bytes
+    assert server.received[-1] == ("GET", {"start": 2 << 20})
+    assert files_in(path.parent) == [CIFAR10.zip_name]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_download_of_another_process_resumes(server, client, folder, again):
+    server.zip_bytes = enlarged(server.zip_bytes)
+    server.faults["GET"] = [Response(close_after=2 << 20), Response(403, "signature expired")]
+    with pytest.raises(KaggleError, match="403: signature expired"):
+        client.download(folder, again=again)
+    path = KaggleClient(CIFAR10, request_timeout=5).download(folder, again=again)
+
+    assert path.read_bytes() == server.zip_bytes
+    assert server.received[-1] == ("GET", {"start": 2 << 20})
+
+
+def test_stalled_download_resumes(server, folder, sleeps):
+    server.zip_bytes = enlarged(server.zip_bytes)
+    ends = threading.Event()
+    server.faults["GET"] = [Response(close_after=2 << 20, hold=ends)]
+    try:
+        path = KaggleClient(CIFAR10, request_timeout=0.5, sleep=sleeps.append).download(folder)
+    finally:
+        ends.set()
+
+    assert path.read_bytes() == server.zip_bytes
+    assert server.received[-1] == ("GET", {"start": 2 << 20})
+
+
+def test_two_downloads_at_once_download_one_file(server, client, folder):
+    clients = [KaggleClient(CIFAR10, request_timeout=5), KaggleClient(CIFAR10, request_timeout=5)]
+    client.num_allowed()  # imports the client, which one thread should do
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda each: each.download(folder), clients))
+
+    assert paths[0] == paths[1]
+    assert server.names().count("GET") == 1
+
+
+def test_web_page_instead_of_the_zip_is_not_saved(server, client, folder):
+    (folder / CIFAR10.zip_name).write_bytes(b"an incomplete download")
     server.zip_bytes = b"<html>please log in</html>"
 
     with pytest.raises(
-        KaggleError, match=r"cifar-10\.zip, downloaded from Kaggle, is not a valid zip file; it was not saved"
+        KaggleError,
+        match=r"cifar-10\.zip, downloaded from Kaggle, is not a valid zip file but a web page; it was not saved",
     ):
-        client.download(tmp_path)
-    assert (tmp_path / CIFAR10.zip_name).read_bytes() == b"an incomplete download"
+        client.download(folder)
+    assert (folder / CIFAR10.zip_name).read_bytes() == b"an incomplete download"
+
+
+@pytest.mark.parametrize("name", ["DownloadDataFiles", "GET"])
+@pytest.mark.parametrize("status", [200, 403, 511])
+def test_login_page_of_a_network_is_reported_at_once(server, client, folder, sleeps, name, status):
+    server.faults[name] = [Response(status, html="<html>please log in</html>")]
+
+    with pytest.raises(KaggleError, match=r"^a web page arrived, not the answer of Kaggle's API.* in a browser"):
+        client.download(folder)
+    assert sleeps == []
+    assert client.download(folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder", "message"),
+    [
+        ("input", False, r"input: is in the way, expected a folder"),
+        ("input/.download", False, r"\.download: is in the way, expected a folder"),
+        ("input/cifar-10.zip", True, r"cifar-10\.zip: is a folder, expected a file"),
+        ("input/.download/cifar-10.zip", True, r"\.download/cifar-10\.zip: is a folder, expected a file"),
+    ],
+)
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_in_the_way_of_a_download_is_named(server, client, folder, name, is_folder, message, again):
+    path = folder.parent / name
+    folder.rmdir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if is_folder else path.write_text("x")
+
+    with pytest.raises(KaggleError, match=message) as caught:
+        client.download(folder, again=again)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_unknown_files_in_the_folder_of_a_download_are_kept(server, client, folder):
+    (folder / ".download" / "folder").mkdir(parents=True)
+    client.download(folder)
+
+    assert files_in(folder) == [".download", CIFAR10.zip_name]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full disk")
+def test_full_disk_ends_a_download_at_once(server, client, folder, sleeps, monkeypatch):
+    (folder / ".download").mkdir()
+    (folder / ".download" / "cifar-10.zip").symlink_to("/dev/full")
+    monkeypatch.setattr(PartialDownload, "prepare", lambda self: None)
+
+    with pytest.raises(KaggleError, match=r"\.download: disk full \(No space left on device\); free some space"):
+        client.download(folder)
+    assert sleeps == []
 
 
 def test_submission_arrives_once_with_its_message(server, client, submission):
@@ -192,6 +346,99 @@ def test_expired_token_that_takes_precedence_over_a_key_is_named(server, client,
         client.num_allowed()
 
 
+def test_rejected_token_without_a_key_is_not_called_missing(server, client, home, monkeypatch):
+    (home / "kaggle.json").unlink()
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_a-token-that-was-deleted")
+    server.faults["IntrospectToken"] = [Response(403, "no such token") for _ in range(3)]
+
+    with pytest.raises(KaggleError, match=r"^Kaggle rejected the credentials in the variable KAGGLE_API_TOKEN: "):
+        client.num_allowed()
+
+
+@pytest.mark.parametrize("value", ["KGAT_0123456789\r\n", "\ufeffKGAT_0123456789"])
+def test_token_with_a_line_end_works(server, client, monkeypatch, value):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", value)
+
+    assert client.num_allowed() == 5
+    assert set(server.authorizations) == {"Bearer KGAT_0123456789"}
+
+
+def test_token_of_two_lines_is_refused_before_the_client_sees_it(server, client, monkeypatch):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_0123456789\nKGAT_0123456789")
+
+    with pytest.raises(KaggleError, match="the variable KAGGLE_API_TOKEN has a line end in its middle") as caught:
+        client.num_allowed()
+    assert "0123456789" not in str(caught.value)
+    assert server.authorizations == []
+
+
+def test_key_is_used_beside_a_token_file_that_cannot_be_used(server, client, home):
+    (home / "access_token").mkdir()
+
+    assert client.num_allowed() == 5
+    assert server.authorizations[0].startswith("Basic ")
+
+
+def test_verbose_mode_of_the_client_does_not_print_headers(server, client, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VERBOSE", "1")
+    client.download(tmp_path)
+    printed = capsys.readouterr()
+
+    assert "Authorization" not in printed.out + printed.err
+
+
+def test_client_makes_no_folder_in_the_home_folder(server, home, tmp_path, monkeypatch):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("HOME", str(empty))
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_0123456789")
+    command = """
+import sys
+from kagglesdk import kaggle_env
+kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = sys.argv[1]
+from pipeline.submission.kaggle_client import KaggleClient
+from pipeline.task import CIFAR10
+print(KaggleClient(CIFAR10).num_allowed())
+"""
+    path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-c", command, server.url],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.returncode) == ("5\n", 0), done.stderr
+    assert list(empty.iterdir()) == []
+    assert server.names() == ["IntrospectToken", "GetSubmissionLimits"]
+
+
+def test_account_outside_the_competition_is_told_to_accept_the_rules(server, client, monkeypatch):
+    monkeypatch.setattr(server, "respond", lambda name, body: {})
+
+    with pytest.raises(
+        KaggleError, match=r"no submissions, today and in total\. Accept .*https://www\.kaggle\.com/c/cifar"
+    ):
+        client.num_allowed()
+
+
+def test_upload_without_a_response_is_not_repeated(server, submission, sleeps):
+    responds = threading.Event()
+    server.faults["CreateSubmission"] = [Response(hold=responds)]
+    client = KaggleClient(CIFAR10, sleep=sleeps.append)
+    client.num_allowed()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pipeline.submission.kaggle_client.UPLOAD_TIMEOUT", 0.5)
+            with pytest.raises(KaggleError, match=r"no response .*may arrive later\. Run the same command again"):
+                client.upload(submission, "m [sha256:abc]", "sha256:abc")
+    finally:
+        responds.set()
+    assert server.names().count("StartSubmissionUpload") == 1
+
+
 def test_missing_credentials_error_lists_all_ways_and_the_files_looked_for(server, client, home, capsys):
     (home / "kaggle.json").unlink()
 
@@ -208,10 +455,12 @@ def test_missing_credentials_error_lists_all_ways_and_the_files_looked_for(serve
     ("faults", "expected"),
     [
         ([Response(429, "slow down", {"Retry-After": "7"})], [7]),
+        ([Response(429, "slow down", {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})], [1]),
+        ([Response(429, "slow down", {"Retry-After": "soon"})], [2]),
         ([Response(429, "slow down"), Response(429, "slow down")], [2, 4]),
         ([Response(500, "oops"), Response(close=True), Response(503, "busy")], [2, 4, 8]),
     ],
-    ids=["429 with Retry-After", "429", "5xx and a closed connection"],
+    ids=["429 with Retry-After", "a date", "nonsense", "429", "5xx and a closed connection"],
 )
 def test_retries_back_off_and_respect_retry_after(server, client, sleeps, faults, expected):
     server.faults["GetSubmissionLimits"] = list(faults)
@@ -224,7 +473,7 @@ def test_retries_end_before_a_long_retry_after(server, sleeps):
     server.faults["GetSubmissionLimits"] = [Response(429, "slow down", {"Retry-After": "3600"})]
 
     with pytest.raises(
-        KaggleError, match=r"request to Kaggle failed: submission limits, for 30 s \(status 429\).*nothing was lost"
+        KaggleError, match=r"submission limits, retried for up to 30 s \(status 429, retry after 3600 s\).*nothing was"
     ):
         KaggleClient(CIFAR10, retry_timeout=30, sleep=sleeps.append).num_allowed()
     assert sleeps == []
@@ -234,7 +483,7 @@ def test_missing_network_is_reported(monkeypatch, sleeps):
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, "http://127.0.0.1:1")
 
     with pytest.raises(
-        KaggleError, match=r"request to Kaggle failed: .* for 0 s .*ConnectionError.*Check your network"
+        KaggleError, match=r"request to Kaggle failed: .* for up to 0 s .*ConnectionError.*refused.*Check your network"
     ):
         KaggleClient(CIFAR10, retry_timeout=0, sleep=sleeps.append).num_allowed()
 

@@ -4,8 +4,11 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import NUM_TEST, ROOT
@@ -59,10 +62,16 @@ def setup(zip_folder, tmp_path_factory):
             "http_proxy": server.url,
         }
 
-        def run(*arguments):
+        def run(*arguments, **variables):
             command = [sys.executable, "-c", COMMAND, *map(str, arguments)]
             return subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+                command,
+                cwd=folder,
+                env=environment | variables,
+                capture_output=True,
+                text=True,
+                timeout=200,
+                check=False,
             )
 
         yield folder, server, run
@@ -120,6 +129,66 @@ def test_late_score_is_fetched_by_runs_refresh(setup):
     assert "python run.py runs --refresh fetches the score later" in late.stderr
     assert "other.csv: complete, public 0.8100" in refreshed.stderr
     assert json.loads((folder / "submissions/ledger.json").read_text())[-1]["status"] == "complete"
+
+
+def test_two_commands_at_once_upload_a_file_once(setup):
+    folder, server, run = setup
+    rows = (folder / "submissions/tiny/submission.csv").read_text().splitlines()
+    (folder / "twice.csv").write_text("\n".join([rows[0], *rows[2:], rows[1]]) + "\n")
+    before = len(server.submissions)
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: run("submit", "twice.csv", "--no-wait"), range(2)))
+    ref = 1000 + before
+
+    assert [each.returncode for each in done] == [0, 0], done
+    assert len(server.submissions) == before + 1
+    assert all(f"submission {ref} of twice.csv" in each.stdout for each in done)
+    assert json.loads((folder / "submissions/ledger.json").read_text())[-1]["ref"] == ref
+
+
+def test_corrupted_zip_is_downloaded_again(setup):
+    folder, server, run = setup
+    path = folder / "input" / CIFAR10.zip_name
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(CIFAR10.train_archive)
+    with path.open("r+b") as file:
+        file.seek(member.header_offset + 100 + member.compress_size // 2)
+        file.write(b"corrupted")
+    done = run("download")
+
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == server.zip_bytes
+    assert run("download").stderr == ""
+    assert run("download", "--again").returncode == 0
+
+
+def test_submission_of_a_run_that_lost_a_fold_is_uploaded(setup):
+    folder, server, run = setup
+    shutil.copytree(folder / "submissions/tiny", folder / "submissions/lost")
+    (folder / "submissions/lost/net/fold_1/out_of_fold.npz").unlink()
+    assert run("validate", "--run", "lost").returncode == 0
+    done = run("submit", "--run", "lost", "--again")
+
+    assert done.returncode == 0, done.stderr
+    assert server.submissions[-1]["description"].startswith("lost: tiny [sha256:")
+    assert "submission.csv: complete, public 0.8100" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        (f"KGAT_{KEY}\nKGAT_{KEY}", "error: the variable KAGGLE_API_TOKEN has a line end in its middle"),
+        (f"KGAT_\u20ac{KEY}", "error: the variable KAGGLE_API_TOKEN has a character that is not printable ASCII"),
+    ],
+)
+def test_unusable_token_is_an_error_of_one_line_that_does_not_show_it(setup, token, message):
+    _, _, run = setup
+    done = run("submit", "other.csv", "--again", KAGGLE_API_TOKEN=token)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1
+    assert KEY not in done.stdout + done.stderr
 
 
 def test_wrong_key_is_an_error_without_a_traceback(setup):

@@ -58,13 +58,41 @@ def test_upload_is_recorded_once(ledger):
     assert ledger.uploads_of("b" * 64) == []
 
 
-@pytest.mark.parametrize("text", ["{", '[{"no": 1}]', "[1]"])
-def test_corrupted_ledger_is_reported_and_not_overwritten(ledger, tmp_path, text):
-    (tmp_path / "ledger.json").write_text(text)
+ENTRY = '{"sha256": "a", "run": "r", "file": "f", "message": "m", "date": "d"'
 
-    with pytest.raises(RunError, match=r"ledger\.json can't be read"):
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "",
+        "null",
+        "{}",
+        '[{"no": 1}]',
+        "[1]",
+        f'[{ENTRY}, "public": "high"}}]',
+        f'[{ENTRY}, "ref": [1]}}]',
+        f'[{ENTRY}, "unknown": 1}}]',
+        f'[{ENTRY}, "date": 1}}]',
+        "[" * 100_000,
+        b"\xff\xfe[]",
+    ],
+    ids=repr,
+)
+def test_corrupted_ledger_is_reported_and_not_overwritten(ledger, tmp_path, text):
+    content = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "ledger.json").write_bytes(content)
+
+    with pytest.raises(RunError, match=r"ledger\.json can't be read \(.*\); fix it, or move it away") as caught:
         ledger.record_upload(upload("one", 1, 0.5))
-    assert (tmp_path / "ledger.json").read_text() == text
+    assert len(str(caught.value).splitlines()) == 1
+    assert (tmp_path / "ledger.json").read_bytes() == content
+
+
+def test_ledger_with_a_byte_order_mark_is_read(ledger, tmp_path):
+    (tmp_path / "ledger.json").write_bytes(b"\xef\xbb\xbf[]")
+
+    assert ledger.uploads() == []
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"members": 1}'])

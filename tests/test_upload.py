@@ -1,10 +1,13 @@
 """One file is one submission, whatever fails in between. Kaggle is a fake here; see test_kaggle_client.py."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from pipeline.errors import KaggleError
 from pipeline.ledger import Ledger
-from pipeline.submission.kaggle_client import Score
+from pipeline.submission.kaggle_answers import Score
 from pipeline.submission.upload import refresh, submit
 
 
@@ -52,8 +55,8 @@ def send(client, ledger, tmp_path):
     file = tmp_path / "submission.csv"
     file.write_text("id,label\n1,cat\n")
 
-    def call(*, again=False, wait_seconds=10.0):
-        return submit(client, ledger, file, run="mine", message="text", again=again, wait_seconds=wait_seconds)
+    def call(*, again=False, wait_seconds=10.0, message="text"):
+        return submit(client, ledger, file, run="mine", message=message, again=again, wait_seconds=wait_seconds)
 
     return call
 
@@ -125,3 +128,71 @@ def test_scoring_error_is_raised_and_recorded(send, client, ledger):
     with pytest.raises(KaggleError, match=r"could not score submission 1 of .*: row 7 is bad"):
         send()
     assert ledger.uploads()[0].reason == "row 7 is bad"
+
+
+def test_two_processes_at_once_upload_one_file_once(send, client, ledger, monkeypatch):
+    both_started = threading.Barrier(2)
+    num_allowed = client.num_allowed
+    monkeypatch.setattr(client, "num_allowed", lambda: threading.Event().wait(0.2) or num_allowed())
+
+    def call(_):
+        both_started.wait(10)
+        return send(wait_seconds=0.0)
+
+    with ThreadPoolExecutor(2) as pool:
+        uploads = list(pool.map(call, range(2)))
+
+    assert [upload.ref for upload in uploads] == [1, 1]
+    assert len(client.messages) == 1
+    assert [upload.ref for upload in ledger.uploads()] == [1]
+
+
+def test_refresh_waits_for_an_upload_that_is_under_way(send, client, ledger, monkeypatch):
+    under_way, refreshed = threading.Event(), threading.Event()
+    upload = client.upload
+
+    def slow_upload(file, message, tag):
+        under_way.set()
+        assert not refreshed.wait(0.3)
+        return upload(file, message, tag)
+
+    monkeypatch.setattr(client, "upload", slow_upload)
+    client.result = ("pending", None, None, "")
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(send, wait_seconds=0.0)
+        assert under_way.wait(10)
+        changed = refresh(client, ledger)
+        refreshed.set()
+
+    assert sent.result().ref == 1
+    assert changed == []
+    assert [each.ref for each in ledger.uploads()] == [1]
+
+
+def test_score_that_another_process_recorded_is_not_lost(send, client, ledger):
+    client.result = ("pending", None, None, "")
+    waits = client.wait
+
+    def wait_while_another_process_records_the_score(ref, timeout):
+        score = waits(ref, timeout)
+        client.result = ("complete", 0.5, 0.6, "")
+        refresh(client, ledger)
+        return score
+
+    client.wait = wait_while_another_process_records_the_score
+    with pytest.raises(KaggleError, match="has no score after 10 s"):
+        send()
+
+    assert ledger.uploads()[0].public == 0.5
+
+
+def test_message_that_is_not_unicode_is_recorded(send, client, ledger):
+    send(message="a\udcff [text]")
+
+    assert client.messages[0].startswith("a\\udcff [text] [sha256:")
+    assert ledger.uploads()[0].message == client.messages[0]
+
+
+def test_refresh_without_open_uploads_writes_nothing(client, tmp_path):
+    assert refresh(client, Ledger(tmp_path / "nothing")) == []
+    assert not (tmp_path / "nothing").exists()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pipeline.errors import KaggleError
 from pipeline.ledger import Ledger, Upload
-from pipeline.submission.kaggle_client import KaggleClient, Score
-from pipeline.submission.kaggle_retry import LIMIT_RESET_MESSAGE
+from pipeline.submission.kaggle_answers import Score
+from pipeline.submission.kaggle_client import KaggleClient
+from pipeline.submission.kaggle_errors import LIMIT_RESET_MESSAGE
 
 
 def submit(
@@ -16,26 +17,17 @@ def submit(
 ) -> Upload:
     """Upload a file once, wait for its score, and record both in the ledger.
 
-    The upload is recorded before it starts, so an interruption at any point leads to one submission and not to two.
-    Raises KaggleError if the file was uploaded before, unless `again`, for a status of error, and for a score that is
-    not there in time.
+    The upload is recorded before it starts, so an interruption at any point leads to one submission and not to two. Of
+    two processes the second waits until the first has a reference number, and then finds its upload. Raises KaggleError
+    if the file was uploaded before, unless `again`, for a status of error, and for a score that is not there in time.
     """
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    earlier = ledger.uploads_of(sha256)
-    upload = earlier[-1] if earlier else None
-    if upload is not None and upload.ref is None:
-        upload = _lookup_upload(client, upload)
-        ledger.record_upload(upload)
-    if upload is not None and upload.ref is not None and upload.status != "pending":
-        if not again:
-            raise KaggleError(_already_uploaded(file, upload))
-        upload = None
-    if upload is None or upload.ref is None:
-        upload = _upload(client, ledger, file, sha256, run=run, message=message, num_earlier=len(earlier))
+    with ledger.upload_lock():
+        upload = _upload_once(client, ledger, file, run=run, message=message, again=again)
     assert upload.ref is not None
     if wait_seconds:
         upload = _with_score(upload, client.wait(upload.ref, wait_seconds))
-        ledger.record_upload(upload)
+        if upload.status != "pending":  # another process may have recorded the score meanwhile
+            ledger.record_upload(upload)
         if upload.status == "error":
             raise KaggleError(
                 f"Kaggle could not score submission {upload.ref} of {file}: {upload.reason or 'no reason given'}"
@@ -48,20 +40,43 @@ def submit(
     return upload
 
 
+def _upload_once(client: KaggleClient, ledger: Ledger, file: Path, *, run: str, message: str, again: bool) -> Upload:
+    """Upload a file unless it was uploaded before. Raises KaggleError if it has a score, unless `again`."""
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    earlier = ledger.uploads_of(sha256)
+    upload = earlier[-1] if earlier else None
+    if upload is not None and upload.ref is None:
+        upload = _lookup_upload(client, upload)
+        ledger.record_upload(upload)
+    if upload is not None and upload.ref is not None and upload.status != "pending":
+        if not again:
+            raise KaggleError(_already_uploaded(file, upload))
+        upload = None
+    if upload is None or upload.ref is None:
+        upload = _upload(client, ledger, file, sha256, run=run, message=message, num_earlier=len(earlier))
+    return upload
+
+
 def refresh(client: KaggleClient, ledger: Ledger) -> list[Upload]:
     """Fetch every score that is missing in the ledger; return the uploads that changed."""
-    changed = []
-    for upload in ledger.uploads():
-        if upload.ref is None:
-            current = _lookup_upload(client, upload)
-        elif upload.status == "pending":
-            current = _with_score(upload, client.score(upload.ref))
-        else:
-            continue
-        if current != upload:
-            ledger.record_upload(current)
-            changed.append(current)
+    changed: list[Upload] = []
+    if not any(map(_is_unfinished, ledger.uploads())):
+        return changed
+    with ledger.upload_lock():
+        for upload in filter(_is_unfinished, ledger.uploads()):
+            if upload.ref is None:
+                current = _lookup_upload(client, upload)
+            else:
+                current = _with_score(upload, client.score(upload.ref))
+            if current != upload:
+                ledger.record_upload(current)
+                changed.append(current)
     return changed
+
+
+def _is_unfinished(upload: Upload) -> bool:
+    """Whether Kaggle may know more about an upload than the ledger."""
+    return upload.ref is None or upload.status == "pending"
 
 
 def _already_uploaded(file: Path, upload: Upload) -> str:
@@ -79,7 +94,8 @@ def _upload(
     if client.num_allowed() < 1:
         raise KaggleError(f"Kaggle allows no more submissions now; {file} was not uploaded. {LIMIT_RESET_MESSAGE}")
     tag = f"[sha256:{sha256[:12]}]" if num_earlier == 0 else f"[sha256:{sha256[:12]} upload {num_earlier + 1}]"
-    upload = Upload(sha256, run, str(file), f"{message} {tag}", datetime.now(UTC).isoformat(timespec="seconds"))
+    name, message = (text.encode("utf-8", "backslashreplace").decode() for text in (str(file), message))
+    upload = Upload(sha256, run, name, f"{message} {tag}", datetime.now(UTC).isoformat(timespec="seconds"))
     ledger.record_upload(upload)
     upload = replace(upload, ref=client.upload(file, upload.message, tag), status="pending")
     ledger.record_upload(upload)
@@ -88,7 +104,7 @@ def _upload(
 
 def _lookup_upload(client: KaggleClient, upload: Upload) -> Upload:
     """Look up an upload that was started; it is unchanged if Kaggle has no submission with its tag."""
-    score = client.find(upload.message[upload.message.rindex("[") :])
+    score = client.find(upload.message[max(upload.message.rfind("["), 0) :])
     return upload if score is None else _with_score(upload, score)
 
 
