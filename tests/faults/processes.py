@@ -165,10 +165,10 @@ def _popen(folder: Path, command: list[str], environment: dict[str, str] | None 
 
 def _wait(process: subprocess.Popen[str]) -> Finished:
     try:
-        output = process.communicate(timeout=LIMIT)[1]
+        output = process.communicate(timeout=LIMIT)[0]
     except subprocess.TimeoutExpired:
         process.kill()
-        return Finished(-1, f"it did not end: {process.communicate()[1]}")
+        return Finished(-1, f"it did not end: {process.communicate()[0]}")
     return Finished(process.returncode, output)
 
 
