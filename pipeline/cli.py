@@ -172,7 +172,7 @@ def submit(
     input_dir: InputOption = INPUT,
     message: Annotated[str | None, typer.Option(help="Default: run, config and cross-validation.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the score.")] = True,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, max=86_400, help="How long to wait for the score.")] = 900,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, max=86_400, help="How long to wait for it.")] = 900,
     again: Annotated[bool, typer.Option("--again", help="Upload a file that was uploaded before.")] = False,
 ) -> None:
     """Check a submission, upload it to Kaggle once, wait for its score, and record it in the ledger."""

@@ -1,13 +1,14 @@
 """The configuration of a run: frozen models with the meaning and the default of every key."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.config_types import AugmentParams, FolderName, HomePath, ModelParams
 
 Json = dict[str, Any]
-FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+MAX_BATCH_SIZE = 2**16
 
 
 class BaseConfig(BaseModel):
@@ -19,7 +20,7 @@ class BaseConfig(BaseModel):
 class ImagesConfig(BaseConfig):
     """Cache of decoded images."""
 
-    cache_dir: Path | None = None
+    cache_dir: HomePath | None = None
     """Folder of the cache; null: `.cache` in the input folder."""
 
 
@@ -37,7 +38,7 @@ class ModelConfig(BaseConfig):
     name: str = "airbench94"
     """Passed to `timm.create_model`."""
     pretrained: bool = False
-    params: dict[str, Any] = {}
+    params: ModelParams = {}
     """Keyword arguments of the model, for example `{widths: [64, 256, 256]}`."""
 
 
@@ -45,7 +46,7 @@ class AugmentStep(BaseConfig):
     """One albumentations transform of the training images."""
 
     name: str
-    params: dict[str, Any]
+    params: AugmentParams
 
     @model_validator(mode="after")
     def _require_probability(self) -> "AugmentStep":
@@ -73,9 +74,9 @@ class OptimizerConfig(BaseConfig):
     nesterov: bool = True
     weight_decay: float = Field(5e-4, ge=0)
     """Per step a weight decays by `lr * weight_decay`, independent of the scales below."""
-    norm_bias_lr_scale: float = Field(1.0, gt=0)
+    norm_bias_lr_scale: float = Field(1.0, ge=1e-30)
     """Learning-rate factor of the biases of normalisation layers and of the whitening layer."""
-    head_lr_scale: float = Field(1.0, gt=0)
+    head_lr_scale: float = Field(1.0, ge=1e-30)
     """Learning-rate factor of the classifier."""
     muon: MuonConfig | None = None
 
@@ -111,8 +112,8 @@ class ResizeStage(BaseConfig):
 class TrainConfig(BaseConfig):
     """Training hyperparameters of one member."""
 
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(256, ge=2)
+    epochs: int = Field(10, ge=1, le=100_000)
+    batch_size: int = Field(256, ge=2, le=MAX_BATCH_SIZE)
     progressive_resizing: tuple[ResizeStage, ...] = ()
     """Smaller images first, for example `[{until: 0.5, size: 24}]`; the full size for the rest of the epochs."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -129,6 +130,20 @@ class TrainConfig(BaseConfig):
         """Return height and width of the training images in an epoch (from 0)."""
         return next((s.size for s in self.progressive_resizing if epoch < s.until * self.epochs), full_size)
 
+    def is_whitening_frozen(self, epoch: int) -> bool:
+        """Return whether the bias of a whitening layer is frozen in an epoch (from 0)."""
+        return self.whiten_bias_epochs is not None and epoch >= self.whiten_bias_epochs
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether Mixup or CutMix is on."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    def actual_batch_size(self, num_images: int) -> int:
+        """Return the batch size for a number of training images: never more; even if the images are mixed in pairs."""
+        batch_size = min(self.batch_size, num_images)
+        return batch_size - batch_size % 2 if self.mixes_images else batch_size
+
     @model_validator(mode="after")
     def _require_rising_stages(self) -> "TrainConfig":
         ends = [stage.until for stage in self.progressive_resizing]
@@ -138,7 +153,7 @@ class TrainConfig(BaseConfig):
 
     @model_validator(mode="after")
     def _require_even_batches_for_mixing(self) -> "TrainConfig":
-        if (self.mixup_alpha or self.cutmix_alpha) and self.batch_size % 2:
+        if self.mixes_images and self.batch_size % 2:
             raise ValueError(f"mixup and cutmix pair the images of a batch: batch_size {self.batch_size} must be even")
         return self
 
@@ -158,7 +173,7 @@ class CascadeConfig(BaseConfig):
 
     max_accuracy_drop: float = Field(0.0005, ge=0, le=1)
     """Expected loss of accuracy against the full ensemble, on images distributed like the validation images."""
-    max_forward_passes: float = Field(8.0, gt=0)
+    max_forward_passes: float = Field(8.0, gt=0, le=1e6)
     """Compute budget: mean forward passes (models x TTA views) per image; the test set may be out of distribution."""
     calibration_size: int = Field(2000, ge=10)
     """Test images that get the full ensemble, to fit the exit thresholds."""
@@ -178,14 +193,14 @@ class MachineConfig(BaseConfig):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     num_threads: int = Field(0, ge=0)
-    """0: the number of available cores."""
+    """0: the number of available cores; at most four times as many."""
     gpu_share: float = Field(1.0, gt=0, le=1)
     """On a cluster with GPUs: fraction of a GPU per job; 0.5 runs two jobs on each."""
-    shared_dir: Path | None = None
+    shared_dir: HomePath | None = None
     """On a cluster: a folder that all nodes see under this path; results travel as files in it, not in messages."""
     num_workers: int = Field(0, ge=0)
     """Data-loading processes, at most one per core; the augmented images are the same for any number."""
-    predict_batch_size: int = Field(0, ge=0)
+    predict_batch_size: int = Field(0, ge=0, le=MAX_BATCH_SIZE)
     """0: 64 on a CPU, 2,048 elsewhere."""
     compile: Literal["auto", "on", "off"] = "auto"
     """`torch.compile`, once for all folds; auto: on CUDA. On a CPU it needs a C++ compiler and gains nothing."""

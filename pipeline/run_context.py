@@ -18,12 +18,11 @@ from pipeline.demo.dataset import SOLUTION_CSV, demo_dataset
 from pipeline.errors import InputError
 from pipeline.executors.factory import ExecutorOptions
 from pipeline.executors.fold_job import FoldJob
-from pipeline.learning.augment import Augmentation
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.duplicates import count_duplicates, find_groups
 from pipeline.learning.folds import make_folds
-from pipeline.learning.models import check_member
 from pipeline.learning.seeding import derive_seed, fold_seed
+from pipeline.learning.trial import try_member
 from pipeline.ledger import SUBMISSIONS
 from pipeline.progress import log
 from pipeline.runs.environment import describe_environment
@@ -54,7 +53,7 @@ class RunContext:
     @cached_property
     def machine(self) -> Machine:
         """Device, threads and precision."""
-        return set_up_machine(self.config.machine)
+        return _machine(self.config, self.executor)
 
     @cached_property
     def stores(self) -> dict[Split, ImageStore]:
@@ -73,7 +72,7 @@ class RunContext:
 
     @cached_property
     def fold_table(self) -> FoldTable:
-        """The folds of the training images: loaded, or made when the run starts."""
+        """The folds of the training images: loaded, or made and not yet saved."""
         return self.run.folds() if self.run.has_folds else _make_folds(self)
 
     def input_checksums(self) -> dict[str, str]:
@@ -124,7 +123,7 @@ def open_context(
         raise InputError(f"--fold {only_fold}: expected a fold from 0 to {config.folds.num_folds - 1}")
     run.check_config(config)
     if will_train:
-        _check_members(config, task)
+        _check_members(config, task, _machine(config, executor))
     return RunContext(
         task=task,
         config=config,
@@ -162,26 +161,35 @@ def open_run(name: str | None) -> RunFolder:
 
 
 def prepare_run(context: RunContext) -> None:
-    """Decode the images; create the run, or verify that it was created with the same config and input."""
+    """Decode the images; create the run with its folds, or verify that it was created with the same config and input.
+
+    An error of the input leaves no run behind: the same command works with the completed input.
+    """
     machine = context.machine
     with context.run.timing("prepare"):
         checksums = context.input_checksums()
     context.source.release()
+    folds = context.fold_table
     environment = describe_environment(torch.get_num_threads(), machine.device.type, machine.autocast)
     context.run.create_or_verify(context.config, checksums, {"config": context.config_name, **environment})
+    if not context.run.has_folds:
+        context.run.save_folds(folds)
 
 
-def _check_members(config: Config, task: Task) -> None:
-    """Raise ConfigError for what is wrong in a config before the first image is decoded."""
+def _machine(config: Config, executor: ExecutorOptions) -> Machine:
+    return set_up_machine(config.machine, is_driver=executor.executor == "ray")
+
+
+def _check_members(config: Config, task: Task, machine: Machine) -> None:
+    """Raise ConfigError for what would fail in training or prediction, before the first image is decoded."""
     if config.log.tensorboard:
         require_tensorboard()
-    for member in config.members.values():
-        check_member(member, task)
-        Augmentation(member.augment, task.image_shape)
+    for name, member in config.members.items():
+        try_member(name, member, task, machine)
 
 
 def _make_folds(context: RunContext) -> FoldTable:
-    """Split the training images into stratified folds that keep near-duplicates together, and save them."""
+    """Split the training images into stratified folds that keep near-duplicates together."""
     config, labels = context.config.folds, context.labels
     images = context.stores["train"].images
     groups = find_groups(images) if config.group_duplicates else np.arange(len(labels.ids))
@@ -192,8 +200,6 @@ def _make_folds(context: RunContext) -> FoldTable:
         seed=derive_seed(context.config.seed, "folds"),
         class_names=context.task.class_names,
     )
-    table = FoldTable(labels.ids, labels.labels, folds, groups)
-    context.run.save_folds(table)
     num_groups, num_images = count_duplicates(groups)
     log.info("%d folds, %d near-duplicates in %d groups", config.num_folds, num_images, num_groups)
-    return table
+    return FoldTable(labels.ids, labels.labels, folds, groups)

@@ -9,7 +9,7 @@ from pipeline.errors import RunError
 from pipeline.evaluate import Evaluation, FoldPredictions, evaluate, load_fold_predictions, score_test_images
 from pipeline.executors.factory import open_executor
 from pipeline.files import write_text
-from pipeline.learning.dataset import dataloader_errors
+from pipeline.learning.data_workers import dataloader_errors
 from pipeline.learning.seeding import derive_seed
 from pipeline.ledger import SUBMISSIONS, Ledger
 from pipeline.predictions import CascadePredictions

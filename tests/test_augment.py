@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.config import AugmentStep
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TrainingError
 from pipeline.learning.augment import ALLOWED, Augmentation
 from pipeline.learning.dataset import AugmentedImages, EpochBatchSampler, TrainLoader
 from pipeline.learning.inputs import InputSpec
@@ -159,3 +159,96 @@ def test_image_shape_may_be_any():
     assert Augmentation([STEPS[2], STEPS[3]], (48, 48, 3))(images, 5).shape == images.shape
     with pytest.raises(ConfigError, match=r"RandomCrop change 48x48 images to 32x32; end with a RandomCrop to 48x48"):
         Augmentation([crop], (48, 48, 3))
+
+
+def step(name, **params):
+    return AugmentStep(name=name, params=params)
+
+
+CROP = step("RandomCrop", height=32, width=32, p=1.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (
+            [step("RandomResizedCrop", size=[24, 24], p=0.01)],
+            r"change 32x32 images to 24x24 with some probability; .*if_n",
+        ),
+        (
+            [step("ToGray", num_output_channels=1, p=0.01)],
+            r"to 32x32x1 with some probability; every step must keep 3 chan",
+        ),
+        (
+            [step("Pad", padding=4, p=1), step("RandomCrop", height=32, width=32, p=0.9)],
+            r"images to 40x40 with some prob",
+        ),
+        (
+            [step("RandomCrop", height=40, width=40, p=0.01)],
+            r"augment\.0 \(RandomCrop\) fails on 32x32 .*CropSizeError: ",
+        ),
+        ([CROP, step("Pad", padding=-3, p=0.01), CROP], r"augment\.1 \(Pad\) fails on 32x32 images with .*padding.*-3"),
+        (
+            [step("Rotate", limit=90, crop_border=True, p=0.1)],
+            r"Rotate change 32x32 images to 2\dx2\d with some probabil",
+        ),
+        (
+            [step("Rotate", limit=90, crop_border=True, p=0.1), step("RandomCrop", height=28, width=28, p=1)],
+            r"augment\.1 \(RandomCrop\) fails on 2\dx2\d images",
+        ),
+        ([step("CoarseDropout", hole_height_range=[40, 40], p=0.01)], r"augment\.0 \(CoarseDropout\) fails on 32x32"),
+        ([step("RandomResizedCrop", size=[32, 32], ratio=[0, 0], p=0.01)], r"augment\.0 \(RandomResizedCrop\) fails"),
+        (
+            [step("Pad", padding=1000, p=0.01), CROP],
+            r"augment\.0 \(Pad\) changes .* to 2032x2032, expected at most 1024",
+        ),
+    ],
+)
+def test_step_that_fails_with_any_probability_is_always_rejected(steps, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        Augmentation(steps, SHAPE)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [step("RandomResizedCrop", size=[24, 24], p=0.0)],
+        [step("Pad", padding=4, p=0.5), CROP],
+        [step("Rotate", limit=90, crop_border=True, p=0.5), step("RandomResizedCrop", size=[32, 32], p=1)],
+        [step("Rotate", limit=90, crop_border=True, p=1)] * 2 + [step("RandomResizedCrop", size=[32, 32], p=1.0)],
+        [
+            step("RandomResizedCrop", size=[24, 24], p=0.1),
+            step("RandomCrop", height=32, width=32, pad_if_needed=True, p=1),
+        ],
+    ],
+)
+def test_steps_that_end_with_the_image_size_are_accepted(steps):
+    assert Augmentation(steps, SHAPE)(IMAGES, 3).shape == IMAGES.shape
+
+
+def test_advice_for_changed_sizes_works():
+    crop = step("RandomCrop", height=32, width=32, pad_if_needed=True, p=1)
+    for changes in (step("Pad", padding=4, p=0.5), step("RandomResizedCrop", size=[24, 24], p=0.5)):
+        with pytest.raises(ConfigError, match=r"end with a RandomCrop to 32x32 with p: 1"):
+            Augmentation([changes], SHAPE)
+        Augmentation([changes, crop], SHAPE)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, "0.5", None, True, [0.5]])
+def test_probability_must_be_a_number_from_0_to_1(p):
+    with pytest.raises(
+        ConfigError, match=r"augment\.0: HorizontalFlip does not accept p: .*, expected a number from 0"
+    ):
+        Augmentation([step("HorizontalFlip", p=p)], SHAPE)
+
+
+def test_error_of_an_argument_is_one_short_line():
+    with pytest.raises(ConfigError, match=r"^augment\.0: Posterize does not accept .*must be in the range \[1, 7\]$"):
+        Augmentation([step("Posterize", num_bits=0, p=1)], SHAPE)
+
+
+def test_transform_that_fails_later_is_a_training_error():
+    augmentation = Augmentation([CROP], SHAPE)
+    with pytest.raises(TrainingError, match=r"^the augmentation of the training images failed: .*Crop"):
+        augmentation(IMAGES[:, :20, :20], 1)

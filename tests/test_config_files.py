@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import Config
+from pipeline.config import Config, TrainConfig
 from pipeline.config_files import build_config, differences, load_config, override_config
 from pipeline.errors import ConfigError
 
@@ -198,3 +198,64 @@ def test_experiment_excludes_paths_and_hardware_settings():
 def test_config_is_immutable():
     with pytest.raises(ValueError, match="frozen"):
         Config().seed = 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "limit"),
+    [
+        ("members.airbench94.train.epochs", 10**9, 100_000),
+        ("members.airbench94.train.batch_size", 10**9, 65536),
+        ("machine.predict_batch_size", 10**9, 65536),
+        ("predict.cascade.max_forward_passes", 1e300, 1_000_000),
+    ],
+)
+def test_value_that_no_machine_can_use_is_rejected(key, value, limit):
+    with pytest.raises(ConfigError, match=rf"--set: {key}: Input should be less than or equal to {limit}, found "):
+        override_config(Config(), [f"{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.params", "{widths: [64, 1000000000, 8]}", r"widths is 1000000000, expected numbers up to 4,096"),
+        ("model.params", "{depth: -5000}", r"depth is -5000, expected numbers up to 4,096"),
+        ("model.params", "{a: {b: [{c: .nan}]}}", r"a is nan, expected numbers up to 4,096"),
+        ("model.params", "{mlp_ratio: .inf}", r"mlp_ratio is inf, expected numbers up to 4,096"),
+        (
+            "augment",
+            "[{name: Pad, params: {padding: 100000, p: 1}}]",
+            r"padding is 100000, expected numbers up to 1,024",
+        ),
+    ],
+)
+def test_number_in_params_that_would_take_all_memory_is_rejected(key, value, message):
+    with pytest.raises(ConfigError, match=rf"--set: {MEMBER}\.{key}.*: {message}$"):
+        override_config(Config(), [f"{MEMBER}.{key}={value}"])
+
+
+@pytest.mark.parametrize("key", ["images.cache_dir", "machine.shared_dir"])
+def test_tilde_in_a_path_is_the_home_folder(key, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    section, name = key.split(".")
+    for text, expected in (("~/x", tmp_path / "x"), ("a/~/x", Path("a/~/x")), ("null", None)):
+        assert getattr(getattr(override_config(Config(), [f"{key}={text}"]), section), name) == expected
+
+
+def test_path_without_a_meaning_is_rejected():
+    with pytest.raises(
+        ConfigError, match=r"images\.cache_dir: .*; write the whole path instead of ~, found '~no_such_us"
+    ):
+        override_config(Config(), ["images.cache_dir=~no_such_user/x"])
+    with pytest.raises(ConfigError, match=r"images\.cache_dir: a path can't contain a null character"):
+        override_config(Config(), ['images.cache_dir="a\\0b"'])
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "alpha", "num_images", "expected"),
+    [(4096, 0.2, 133, 132), (4096, 0.0, 133, 133), (64, 0.2, 133, 64), (5, 0.0, 133, 5)],
+)
+def test_batch_size_is_at_most_the_number_of_images_and_even_for_mixup(batch_size, alpha, num_images, expected):
+    config = TrainConfig(batch_size=batch_size, cutmix_alpha=alpha)
+
+    assert config.actual_batch_size(num_images) == expected

@@ -75,3 +75,18 @@ def test_larger_images_of_another_task_take_more_operations():
     larger = replace(CIFAR10, image_shape=(64, 64, 3))
 
     assert 3.5 * forward_flops(member(), CIFAR10) < forward_flops(member(), larger)
+
+
+def test_batches_of_mixed_images_are_counted_with_an_even_size():
+    mixed, plain = (member(batch_size=512, mixup_alpha=alpha) for alpha in (0.2, 0.0))
+
+    assert training_flops(mixed, CIFAR10, 133) == training_flops(plain, CIFAR10, 132)
+    assert training_flops(mixed, CIFAR10, 1100) == training_flops(plain, CIFAR10, 1024)
+
+
+def test_number_of_epochs_takes_no_time_to_count():
+    many = member("tutorial_cnn", epochs=100_000, progressive_resizing=[], whiten_bias_epochs=40_000)
+
+    assert training_flops(many, CIFAR10, 256) == 100_000 * training_flops(
+        member("tutorial_cnn", epochs=1), CIFAR10, 256
+    )

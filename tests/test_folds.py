@@ -97,3 +97,38 @@ def test_near_duplicates_are_found_at_any_image_size(images, size):
 
     assert groups[60] == groups[17]
     assert count_duplicates(groups) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (
+            [3, 5],
+            r"the label airplane or automobile or bird or deer or frog or horse or ship or truck, expected images of",
+        ),
+        (
+            range(9),
+            r"no training image has the label truck, expected images of all 10 classes, at least one for each of 2",
+        ),
+        (range(1, 10), r"no training image has the label airplane, .*; add the missing images and labels to the input"),
+    ],
+)
+def test_class_without_images_is_rejected(classes, message):
+    labels = np.repeat(list(classes), 20)
+    with pytest.raises(InputError, match=message):
+        make_folds(labels, np.arange(len(labels)), num_folds=2, seed=0, class_names=CLASS_NAMES)
+
+
+def test_single_image_of_a_class_needs_more_images_and_not_fewer_folds():
+    labels = np.append(np.repeat(np.arange(9), 20), 9)
+    with pytest.raises(InputError, match=r"the class truck has 1 different images, .* of 2 folds; add images$"):
+        make_folds(labels, np.arange(181), num_folds=2, seed=0, class_names=CLASS_NAMES)
+
+
+def test_group_counts_for_every_class_in_it():
+    """The first image of each group of automobiles is an airplane."""
+    labels = np.array([0, 1] * 6 + list(np.repeat(np.arange(2, 10), 4)))
+    groups = np.concatenate([np.repeat(np.arange(6), 2), np.arange(6, 38)])
+    folds = make_folds(labels, groups, num_folds=3, seed=0, class_names=CLASS_NAMES)
+
+    assert set(folds[labels == 1]) == {0, 1, 2}

@@ -9,13 +9,19 @@ from pipeline.config import MemberConfig, ModelConfig
 from pipeline.demo.images import draw_image
 from pipeline.errors import ConfigError
 from pipeline.learning.airbench import Airbench
+from pipeline.learning.device import Machine
 from pipeline.learning.inputs import InputSpec
-from pipeline.learning.models import ModelHooks, check_member, create_meta_model, create_model, hooks_of, input_spec
+from pipeline.learning.models import ModelHooks, create_meta_model, create_model, hooks_of, input_spec
+from pipeline.learning.trial import try_member
 from pipeline.task import CIFAR10
 
 IMAGES = torch.from_numpy(np.stack([draw_image(i % 10, np.random.default_rng(i)) for i in range(40)]))
 INPUTS = InputSpec.for_task(CIFAR10).to_input(IMAGES, torch.device("cpu"))
 FIVE_CLASSES = replace(CIFAR10, class_names=("a", "b", "c", "d", "e"), image_shape=(48, 48, 3))
+
+
+def check_member(config, task):
+    try_member("net", config, task, Machine())
 
 
 def model_of(name, task=CIFAR10, **params):

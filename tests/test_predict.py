@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.config import ModelConfig
+from pipeline.errors import TrainingError
 from pipeline.learning.airbench import UnscaledBatchNorm
 from pipeline.learning.device import Machine
 from pipeline.learning.inputs import InputSpec
@@ -130,3 +131,18 @@ def test_compiled_model_predicts_the_same_and_is_compiled_once():
 
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert np.allclose(eager, compiled, atol=1e-5)
+
+
+class Diverged(nn.Module):
+    """Its logits are not finite for images with a dark corner."""
+
+    def forward(self, x):
+        return torch.where(x[:, :1, 0, 0] < 0, torch.nan, 1.0).expand(-1, 3)
+
+
+@pytest.mark.parametrize("machine", [Machine(), Machine(predict_batch_size=5)])
+def test_predictions_that_are_not_finite_are_an_error(machine):
+    invalid = int((IMAGES[:, 0, 0, 0] < 0.4914 * 255).sum())
+    message = rf"predictions of {invalid} of 23 images are not finite: .*; lower train\.optimizer\.lr .* another --run"
+    with pytest.raises(TrainingError, match=message):
+        predict(Diverged(), SPEC, IMAGES, "none", machine)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -68,6 +69,7 @@ class FoldJob:
         """Train (resuming from the last checkpoint), predict the validation images, save.
 
         Yields each epoch after its checkpoint is saved, and at last the out-of-fold predictions of the finished fold.
+        Raises TrainingError before a state or predictions that are not finite are saved.
         """
         validation = table.is_validation(self.fold)
         epochs, state = self.member.train.epochs, self._load_state()
@@ -77,17 +79,19 @@ class FoldJob:
                 self.folder.tensorboard, enabled=self.tensorboard, num_epochs=state.num_epochs
             ) as tracker,
             display.bar(str(self), epochs=epochs, flops=self.training_flops(table), initial_fraction=fraction) as bar,
+            closing(
+                train_fold(
+                    self.member,
+                    self.task,
+                    store.images[~validation],
+                    table.labels[~validation],
+                    seed=self.seed,
+                    machine=machine,
+                    resume=state,
+                    on_progress=bar,
+                )
+            ) as states,
         ):
-            states = train_fold(
-                self.member,
-                self.task,
-                store.images[~validation],
-                table.labels[~validation],
-                seed=self.seed,
-                machine=machine,
-                resume=state,
-                on_progress=bar,
-            )
             for state in states:
                 self.folder.save_checkpoint(state.rows(), state.tensors)
                 last = state.history[-1]

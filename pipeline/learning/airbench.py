@@ -95,9 +95,10 @@ class Airbench(nn.Module):
     @torch.no_grad()
     def whiten(self, images: Tensor, eps: float = 5e-4) -> None:
         """Set the stem's weight to whiten the 2x2 patches of normalised images [N, 3, height, width]."""
-        patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
+        # On the CPU: Metal has no float64, and a GPU needs not be fast here.
+        patches = images.cpu().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
         eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        filters = (eigenvectors / torch.sqrt(eigenvalues + eps)).T.reshape(12, 3, 2, 2)
+        filters = (eigenvectors / torch.sqrt(eigenvalues + eps)).T.reshape(12, 3, 2, 2).float()
         self.stem.weight.copy_(torch.cat([filters, -filters]))
         self._stem_bias().zero_()
 

@@ -1,8 +1,10 @@
 """Images + augmentation -> the batches of an epoch; the same pixels for any number of workers."""
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import AugmentStep
-from pipeline.errors import TrainingError
 from pipeline.learning.augment import Augmentation
+from pipeline.learning.data_workers import Watchdog, check_semaphores, start_errors
 from pipeline.learning.seeding import derive_seed
 
 Key = tuple[int, int]  # epoch and row; the epoch is in the key so that it reaches persistent workers
 Batch = tuple[Tensor, Tensor]
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class AugmentedImages(Dataset[Batch]):
@@ -68,43 +71,53 @@ class EpochBatchSampler:
             yield [(self.epoch, int(row)) for row in order[start : start + self._batch_size]]
 
 
-@contextmanager
-def dataloader_errors() -> Iterator[None]:
-    """Convert the error of a killed DataLoader worker, which torch raises in any code of the main thread.
-
-    Raises TrainingError.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise TrainingError(
-            "a DataLoader worker was killed, most often because memory ran out; progress is saved: rerun the same "
-            "command with a smaller machine.num_workers (0 needs no worker)"
-        ) from None
-
-
 class TrainLoader:
-    """Batches of augmented images, epoch by epoch."""
+    """Batches of augmented images, epoch by epoch. Its workers end with the `with` block."""
 
     def __init__(self, dataset: AugmentedImages, batch_size: int, seed: int, num_workers: int) -> None:
         self._dataset, self._sampler = dataset, EpochBatchSampler(len(dataset), batch_size, seed)
-        self._loader: DataLoader[Batch] = DataLoader(
+        self._num_workers = num_workers
+        self._workers: set[BaseProcess] = set()
+        self._loader: DataLoader[Any] | None = DataLoader(
             dataset,
             batch_sampler=self._sampler,
-            collate_fn=_identity_collate,
+            collate_fn=_as_arrays,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the workers, within seconds even if they hang."""
+        loader, self._loader = self._loader, None
+        iterator = getattr(loader, "_iterator", None)
+        if iterator is not None:
+            # It ends the workers when its last reference is gone, but the traceback of an error refers to it. That
+            # error must not be replaced by the RuntimeError of a lost worker: Ctrl-C ends the workers as well.
+            with suppress(RuntimeError):
+                iterator._shutdown_workers()
+        for worker in self._workers:
+            worker.kill()
+            worker.join()
 
     def __len__(self) -> int:
         return len(self._sampler)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0)."""
+        """Yield the batches of an epoch (from 0). Raises TrainingError for workers that do not start, or hang."""
         self._sampler.epoch = epoch
-        yield from self._loader
+        with Watchdog(self._workers) as watchdog:
+            with watchdog.waiting():  # of a second epoch the workers confirm the start
+                batches = self._start()
+            while True:
+                with watchdog.waiting():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                images, labels = batch
+                yield torch.from_numpy(images), torch.from_numpy(labels)
 
     def augmented_image(self, row: int, epoch: int) -> NDArray[np.uint8] | None:
         """Return a row's image as augmented in an epoch (from 0); None if it was in the dropped last batch."""
@@ -114,6 +127,23 @@ class TrainLoader:
                 return self._dataset.__getitems__(keys)[0][keys.index((epoch, row))].numpy()
         return None
 
+    def _start(self) -> Iterator[Arrays]:
+        """Return the batches of the sampler's epoch; the first call starts the workers."""
+        assert self._loader is not None, "the loader is closed"
+        children = set(multiprocessing.active_children())
+        with start_errors():
+            if self._num_workers and not self._workers:
+                check_semaphores(self._num_workers)
+            batches = iter(self._loader)
+        self._workers |= set(multiprocessing.active_children()) - children
+        # This process would keep the workers' pipe open: when the last one ends within a batch, it would read forever.
+        writer = getattr(getattr(batches, "_worker_result_queue", None), "_writer", None)
+        if writer is not None:
+            writer.close()
+        return batches
 
-def _identity_collate(batch: Any) -> Any:
-    return batch
+
+def _as_arrays(batch: Any) -> Arrays:
+    """Return a batch as arrays, which a worker sends through a pipe; tensors would have to fit into /dev/shm."""
+    images, labels = batch
+    return images.numpy(), labels.numpy()

@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from pipeline.errors import ConfigError
 CPU = torch.device("cpu")
 # Of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+MAX_THREADS_PER_CORE = 4  # more make every operation many times slower
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,18 @@ class Machine:
     predict_batch_size: int = 64
 
 
-def set_up_machine(config: MachineConfig) -> Machine:
-    """Select the device and set the number of threads. Raises ConfigError for a device that is not available."""
+def set_up_machine(config: MachineConfig, *, is_driver: bool = False) -> Machine:
+    """Select the device and set the number of threads.
+
+    Raises ConfigError for a device that is not available, and for far more threads than cores; but not on the driver of
+    a cluster, whose nodes may have more cores, and check it themselves.
+    """
     device = torch.device(_best_device() if config.device == "auto" else config.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("machine.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("machine.device is mps, but PyTorch finds no Metal device; set it to auto or cpu")
-    # joblib respects CPU affinity and container limits, torch neither.
-    torch.set_num_threads(config.num_threads or available_cores())
+    torch.set_num_threads(_num_threads(config, is_driver=is_driver))
     # Denormals make convolutions on a CPU many times slower (pytorch issue 23862).
     torch.set_flush_denormal(True)
     if device.type == "cpu":
@@ -50,6 +55,18 @@ def set_up_machine(config: MachineConfig) -> Machine:
     )
 
 
+def _num_threads(config: MachineConfig, *, is_driver: bool) -> int:
+    # torch itself respects neither CPU affinity nor container limits.
+    cores = available_cores()
+    largest = MAX_THREADS_PER_CORE * cores
+    if config.num_threads > largest and not is_driver:
+        raise ConfigError(
+            f"machine.num_threads is {config.num_threads}, expected at most {MAX_THREADS_PER_CORE} per core, and this "
+            f"process may use {cores} cores; set it to 0 for one thread per core"
+        )
+    return min(config.num_threads or cores, largest)
+
+
 def _keep_freed_memory() -> None:
     """Tune glibc's malloc to keep freed memory.
 
@@ -57,9 +74,11 @@ def _keep_freed_memory() -> None:
     of a training step.
     """
     if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        # A preloaded malloc may have no mallopt, and a static Python can't be searched for it.
+        with suppress(AttributeError, OSError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_M_MMAP_MAX, 0)
+            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _best_device() -> str:

@@ -1,5 +1,6 @@
 """A member's config -> its FLOPs, by torch's own counter."""
 
+from collections import Counter
 from functools import cache
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import MemberConfig, ModelConfig
-from pipeline.learning.models import create_meta_model, hooks_of, input_spec
+from pipeline.learning.models import create_untrained_model, hooks_of, input_spec
 from pipeline.learning.predict import TTA, tta_views
 from pipeline.task import Task
 
@@ -18,14 +19,15 @@ def training_flops(member: MemberConfig, task: Task, *num_images: int) -> float:
     """Return the FLOPs of all epochs, forward and backward; `num_images` are those of each fold."""
     config, model = member.train, member.model.model_dump_json()
     full_size = input_spec(member.model, task).size
-    batch_sizes = [min(config.batch_size, num) for num in num_images]
+    batch_sizes = [config.actual_batch_size(num) for num in num_images]
     num_trained = sum(num // size * size for num, size in zip(num_images, batch_sizes, strict=True))
-    total = 0.0
-    for epoch in range(config.epochs):
-        is_frozen = config.whiten_bias_epochs is not None and epoch >= config.whiten_bias_epochs
-        size = config.image_size(epoch, full_size)
-        total += _count(model, task, size, backward=True, is_frozen=is_frozen) * num_trained
-    return total
+    stages = Counter(
+        (config.image_size(epoch, full_size), config.is_whitening_frozen(epoch)) for epoch in range(config.epochs)
+    )
+    return sum(
+        _count(model, task, size, backward=True, is_frozen=is_frozen) * num_trained * num_epochs
+        for (size, is_frozen), num_epochs in stages.items()
+    )
 
 
 def prediction_flops(member: MemberConfig, task: Task, tta: TTA) -> float:
@@ -42,9 +44,18 @@ def forward_flops(member: MemberConfig, task: Task) -> float:
 @cache
 def _count(config: str, task: Task, size: int, *, backward: bool, is_frozen: bool) -> float:
     """Return the FLOPs per image of a model's config (as JSON): two for each multiplication with its addition."""
-    model = create_meta_model(ModelConfig.model_validate_json(config), task).train(backward)
-    images = torch.zeros(BATCH, 3, size, size, device="meta")
-    labels = torch.zeros(BATCH, dtype=torch.long, device="meta")
+    try:
+        return _count_on("meta", config, task, size, backward=backward, is_frozen=is_frozen)
+    except Exception:
+        # Some models depend on values, which tensors on the meta device do not have.
+        with torch.random.fork_rng(devices=()):
+            return _count_on("cpu", config, task, size, backward=backward, is_frozen=is_frozen)
+
+
+def _count_on(device: str, config: str, task: Task, size: int, *, backward: bool, is_frozen: bool) -> float:
+    with torch.device(device):
+        model = create_untrained_model(ModelConfig.model_validate_json(config), task).train(backward)
+        images, labels = torch.zeros(BATCH, 3, size, size), torch.zeros(BATCH, dtype=torch.long)
     if is_frozen:
         hooks_of(model).freeze_whitening_bias()
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):

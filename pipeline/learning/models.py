@@ -4,14 +4,15 @@ To add a model: write its module beside airbench.py, and register it here by a f
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import timm
 import torch
-from timm.models import register_model
+from timm.models import load_checkpoint, register_model
 from torch import Tensor, nn
 
-from pipeline.config import MemberConfig, ModelConfig
+from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.learning.airbench import Airbench
 from pipeline.learning.inputs import InputSpec
@@ -19,6 +20,7 @@ from pipeline.learning.tutorial_cnn import TutorialCNN
 from pipeline.task import Task
 
 OUR_MODELS = ("airbench94", "airbench94_small", "airbench95", "airbench96", "tutorial_cnn")
+CHECKPOINT = "checkpoint_path"  # a parameter of timm.create_model
 SampleInputs = Callable[[], Tensor]
 
 
@@ -63,51 +65,73 @@ def input_spec(_config: ModelConfig, task: Task) -> InputSpec:
 
 
 def create_model(config: ModelConfig, task: Task) -> tuple[nn.Module, InputSpec]:
-    """Create a model for the task's classes and images, and its input. Raises ConfigError."""
+    """Create a model for the task's classes and images, and its input.
+
+    Raises ConfigError for an unknown model, arguments that it does not accept, and weights that can't be loaded.
+    """
     if not timm.is_model(config.name):
         raise ConfigError(f"model.name: timm has no model {config.name!r}; {_suggest_models(config.name)}")
     if config.pretrained and config.name in OUR_MODELS:
-        raise ConfigError(f"{config.name} has no pretrained weights; set model.pretrained: false")
+        raise ConfigError(f"model.pretrained: {config.name} has no pretrained weights; set model.pretrained: false")
     params = _as_arguments(config.params)
     if config.name == "tutorial_cnn":
         params.setdefault("img_size", task.image_size)
+    checkpoint = params.pop(CHECKPOINT, None)
     try:
         model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=task.num_classes, **params)
     except ConfigError:
         raise
     except TypeError as error:
-        raise ConfigError(f"model.params: {config.name} does not accept them: {error}") from None
+        raise ConfigError(f"model.params: {config.name} does not accept them: {first_line(error)}") from None
     except Exception as error:
         if not config.pretrained:
             raise
         # huggingface_hub and the network raise a dozen unrelated classes here.
         raise ConfigError(
             f"model.pretrained: download of the weights of {config.name} failed "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
+            f"({type(error).__name__}: {first_line(error)}); "
             "connect to the internet, or set model.pretrained: false"
         ) from error
+    if checkpoint:
+        _load_checkpoint(model, checkpoint, f"a {config.name} with {task.num_classes} classes")
     return adapt_stem(model), input_spec(config, task)
 
 
-def check_member(member: MemberConfig, task: Task) -> None:
-    """Raise ConfigError for a model or image size that can't be used, without computing anything."""
-    if member.model.pretrained:
-        create_model(member.model, task)  # on the CPU: the weights are downloaded
-    else:
-        create_meta_model(member.model, task)
-    full_size = input_spec(member.model, task).size
-    for stage in member.train.progressive_resizing:
-        if stage.size > full_size:
-            raise ConfigError(
-                f"train.progressive_resizing: size {stage.size} is larger than the images of {full_size} pixels"
-            )
+def create_untrained_model(config: ModelConfig, task: Task) -> nn.Module:
+    """Create a model without reading weights. Raises ConfigError."""
+    params = {key: value for key, value in config.params.items() if key != CHECKPOINT}
+    return create_model(config.model_copy(update={"pretrained": False, "params": params}), task)[0]
 
 
 def create_meta_model(config: ModelConfig, task: Task) -> nn.Module:
     """Create a model on the meta device, which allocates and computes nothing. Raises ConfigError."""
     with torch.device("meta"):
-        model, _ = create_model(config.model_copy(update={"pretrained": False}), task)
-    return model
+        return create_untrained_model(config, task)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the text of an error on one line, without what follows its first 200 characters."""
+    return " ".join(str(error).split())[:200]
+
+
+def _load_checkpoint(model: nn.Module, path: Any, expected: str) -> None:
+    """Load the weights of `checkpoint_path`, as timm does. Raises ConfigError."""
+    key = f"model.params.{CHECKPOINT}"
+    try:
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise ConfigError(f"{key}: {path} does not exist, or is not a file")
+        load_checkpoint(model, str(file))
+    except ConfigError:
+        raise
+    except Exception as error:
+        # A file of any bytes makes torch, zipfile, pickle and safetensors raise errors of many classes. The text about
+        # pickled code suggests to execute it.
+        reason = "it contains more than tensors" if "weights_only" in str(error) else first_line(error)
+        raise ConfigError(
+            f"{key}: {path} does not contain the weights of {expected} ({type(error).__name__}: {reason}); expected a "
+            "file of torch.save(model.state_dict(), ...) or safetensors"
+        ) from None
 
 
 def adapt_stem(model: Any) -> nn.Module:

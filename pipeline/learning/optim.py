@@ -9,6 +9,9 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from pipeline.config import MuonConfig, OptimizerConfig, ScheduleConfig
+from pipeline.errors import ConfigError
+
+FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 def lr_scale(step: int, num_steps: int, schedule: ScheduleConfig) -> float:
@@ -42,7 +45,8 @@ class NormalizedMuon(Muon):
 def make_optimizers(model: nn.Module, config: OptimizerConfig) -> dict[str, Optimizer]:
     """Assign every trainable parameter to one optimizer: `muon` for the convolutions if configured, else `sgd`.
 
-    An optimizer without parameters is left out. Each group keeps its peak learning rate as `initial_lr`.
+    An optimizer without parameters is left out. Each group keeps its peak learning rate as `initial_lr`. Raises
+    ConfigError for a learning rate or weight decay that float32 can't hold.
     """
     scales = {"norm_bias": config.norm_bias_lr_scale, "head": config.head_lr_scale, "rest": 1.0}
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in (*scales, "muon")}
@@ -63,6 +67,8 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> dict[str, Opti
         optimizers["muon"] = _make_muon(groups["muon"], config.muon)
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
+            if max(group["lr"], group["weight_decay"]) > FLOAT32_MAX:
+                raise ConfigError("train.optimizer: a learning rate or weight decay, with its scale, exceeds float32")
             group["initial_lr"] = group["lr"]
     set_learning_rates(optimizers, 1.0)
     return optimizers

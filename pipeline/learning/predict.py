@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.errors import TrainingError
 from pipeline.learning.device import Machine
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.models import hooks_of
@@ -75,7 +76,8 @@ def predict_logits(
 ) -> Logits:
     """Return logits [N, classes] of uint8 images [N, height, width, 3]: the weighted mean over the views.
 
-    `model` comes from `for_inference`. `on_progress` is called with (done, total) images.
+    `model` comes from `for_inference`. `on_progress` is called with (done, total) images. Raises TrainingError for
+    logits that are not finite.
     """
     parts = []
     for start in range(0, len(images), machine.predict_batch_size):
@@ -89,7 +91,14 @@ def predict_logits(
             logits = [view.weight * model(view.apply(inputs)).float() for view in views]
         parts.append(torch.stack(logits).sum(0)[:num_images].cpu())
         on_progress(start + num_images, len(images))
-    return (torch.cat(parts) / sum(view.weight for view in views)).numpy()
+    mean = (torch.cat(parts) / sum(view.weight for view in views)).numpy()
+    num_invalid = int((~np.isfinite(mean)).any(axis=1).sum())
+    if num_invalid:
+        raise TrainingError(
+            f"the model's predictions of {num_invalid:,} of {len(images):,} images are not finite: its training has "
+            "diverged; lower train.optimizer.lr (or muon.lr) and choose another --run"
+        )
+    return mean
 
 
 def predict(

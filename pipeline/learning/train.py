@@ -1,7 +1,7 @@
 """One member of the ensemble on one fold: images in, the state after each epoch out. Saves nothing."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,12 @@ from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from pipeline.config import MemberConfig
+from pipeline.config import MemberConfig, TrainConfig
 from pipeline.errors import TrainingError
 from pipeline.learning.dataset import AugmentedImages, Batch, TrainLoader
 from pipeline.learning.device import Machine
 from pipeline.learning.inputs import InputSpec
-from pipeline.learning.models import create_model, hooks_of
+from pipeline.learning.models import create_model, create_untrained_model, hooks_of, input_spec
 from pipeline.learning.optim import learning_rates, lr_scale, make_optimizers, set_learning_rates
 from pipeline.learning.seeding import derive_seed
 from pipeline.learning.train_state import EpochRecord, TrainState, strip_prefix
@@ -33,7 +33,10 @@ def build_model(
 
     Raises TrainingError for the weights of another model.
     """
-    model, spec = create_model(member.model, task)
+    if weights is None:
+        model, spec = create_model(member.model, task)
+    else:
+        model, spec = create_untrained_model(member.model, task), input_spec(member.model, task)
     model = model.to(device).to(memory_format=torch.channels_last)
     if weights is not None:
         try:
@@ -51,7 +54,8 @@ def make_loader(
     dataset = AugmentedImages(
         images, labels, member.augment, derive_seed(seed, "augment"), alternating_flip=member.alternating_flip
     )
-    return TrainLoader(dataset, member.train.batch_size, derive_seed(seed, "batches"), num_workers)
+    batch_size = member.train.actual_batch_size(len(images))
+    return TrainLoader(dataset, batch_size, derive_seed(seed, "batches"), num_workers)
 
 
 def train_fold(
@@ -64,12 +68,13 @@ def train_fold(
     machine: Machine,
     resume: TrainState | None = None,
     on_progress: ProgressCallback = no_progress,
-) -> Iterator[TrainState]:
+) -> Generator[TrainState, None, None]:
     """Train on uint8 images [N, height, width, 3] with labels [N] and yield the state after each epoch.
 
     The weights depend on the arguments alone, so a resumed training ends with the same bytes. `on_progress` is called
     with (done, total) images over all epochs. Raises TrainingError, with epoch and step, before a loss that is not
-    finite changes the weights.
+    finite changes the weights, and instead of a state that is not finite. Close it if it is not consumed: its workers
+    end then.
     """
     config = member.train
     torch.manual_seed(derive_seed(seed, "weights"))
@@ -79,31 +84,37 @@ def train_fold(
     if resume is not None and resume.history:
         trainer.load(resume.tensors)
         history = list(resume.history)
-    loader = make_loader(member, images, labels, seed=seed, num_workers=machine.num_workers)
-    num_steps = config.epochs * len(loader)
-    for epoch in range(len(history), config.epochs):
-        start = time.perf_counter()
-        _seed_global_generators(derive_seed(seed, "epoch", epoch))
-        trainer.start_epoch(epoch)
-        num_images, loss_sum, num_correct = 0, 0.0, 0
-        for index, batch in enumerate(loader.epoch(epoch)):
-            step = epoch * len(loader) + index
-            scale = lr_scale(step, num_steps, config.schedule)
-            loss, correct = trainer.step(batch, scale, f"epoch {epoch + 1}, step {index + 1} of {len(loader)}")
-            loss_sum, num_correct, num_images = loss_sum + loss, num_correct + correct, num_images + len(batch[0])
-            on_progress((step + 1) * len(batch[0]), num_steps * len(batch[0]))
-        seconds = time.perf_counter() - start
-        history.append(
-            EpochRecord(
-                epoch=epoch + 1,
-                loss=loss_sum / len(loader),
-                accuracy=num_correct / num_images,
-                learning_rates=learning_rates(trainer.optimizers),
-                seconds=seconds,
-                images_per_second=num_images / seconds,
-            )
-        )
-        yield TrainState(history=list(history), tensors=trainer.tensors())
+    with make_loader(member, images, labels, seed=seed, num_workers=machine.num_workers) as loader:
+        for epoch in range(len(history), config.epochs):
+            history.append(_train_epoch(trainer, config, loader, epoch, seed, on_progress))
+            state = TrainState(history=list(history), tensors=trainer.tensors())
+            state.check_finite()
+            yield state
+
+
+def _train_epoch(
+    trainer: "Trainer", config: TrainConfig, loader: TrainLoader, epoch: int, seed: int, on_progress: ProgressCallback
+) -> EpochRecord:
+    """Train for an epoch (from 0)."""
+    start, num_steps = time.perf_counter(), config.epochs * len(loader)
+    _seed_global_generators(derive_seed(seed, "epoch", epoch))
+    trainer.start_epoch(epoch)
+    num_images, loss_sum, num_correct = 0, 0.0, 0
+    for index, batch in enumerate(loader.epoch(epoch)):
+        step = epoch * len(loader) + index
+        scale = lr_scale(step, num_steps, config.schedule)
+        loss, correct = trainer.step(batch, scale, f"epoch {epoch + 1}, step {index + 1} of {len(loader)}")
+        loss_sum, num_correct, num_images = loss_sum + loss, num_correct + correct, num_images + len(batch[0])
+        on_progress((step + 1) * len(batch[0]), num_steps * len(batch[0]))
+    seconds = time.perf_counter() - start
+    return EpochRecord(
+        epoch=epoch + 1,
+        loss=loss_sum / len(loader),
+        accuracy=num_correct / num_images,
+        learning_rates=learning_rates(trainer.optimizers),
+        seconds=seconds,
+        images_per_second=num_images / seconds,
+    )
 
 
 class Trainer:
@@ -118,10 +129,9 @@ class Trainer:
         self.optimizers = make_optimizers(self.model, config.optimizer)
         self._ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self._num_updates = 0
-        uses_mixup = config.mixup_alpha > 0 or config.cutmix_alpha > 0
         self._mixup = (
             Mixup(config.mixup_alpha, config.cutmix_alpha, label_smoothing=0.0, num_classes=task.num_classes)
-            if uses_mixup
+            if config.mixes_images
             else None
         )
         self._criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
@@ -137,10 +147,14 @@ class Trainer:
 
     def start_epoch(self, epoch: int) -> None:
         """Set training mode, image size and frozen layers for an epoch (from 0)."""
+        size = self._config.image_size(epoch, self._spec.size)
+        self.start_stage(size, is_frozen=self._config.is_whitening_frozen(epoch))
+
+    def start_stage(self, size: int, *, is_frozen: bool) -> None:
+        """Set training mode and image size, and freeze the whitening bias for the rest of the training if needed."""
         self.model.train()
-        self._epoch_spec = self._spec.at_size(self._config.image_size(epoch, self._spec.size))
-        limit = self._config.whiten_bias_epochs
-        if limit is not None and epoch >= limit:
+        self._epoch_spec = self._spec.at_size(size)
+        if is_frozen:
             hooks_of(self.model).freeze_whitening_bias()
 
     def step(self, batch: Batch, scale: float, position: str) -> tuple[float, int]:
@@ -160,7 +174,7 @@ class Trainer:
         if not np.isfinite(value):
             raise TrainingError(
                 f"the loss is {value} at {position}; the weights of the last complete epoch are kept. "
-                "Lower train.optimizer.lr (or muon.lr), or check the images"
+                "Lower train.optimizer.lr (or muon.lr) and choose another --run, or check the images"
             )
         set_learning_rates(self.optimizers, scale)
         loss.backward()

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from pipeline.errors import TrainingError
+
 LR_PREFIX = "lr_"
 
 
@@ -55,6 +57,15 @@ class TrainState:
     def num_epochs(self) -> int:
         """Number of finished epochs."""
         return len(self.history)
+
+    def check_finite(self) -> None:
+        """Raise TrainingError if a weight, a statistic or the state of an optimizer is infinite or NaN."""
+        for name, tensor in self.tensors.items():
+            if not bool(tensor.isfinite().all()):
+                raise TrainingError(
+                    f"the training has diverged: {name} is not finite after epoch {self.num_epochs}; the state of this "
+                    "epoch is not saved. Lower train.optimizer.lr (or muon.lr) and choose another --run"
+                )
 
     def rows(self) -> list[dict[str, float]]:
         """Return the history as flat rows."""

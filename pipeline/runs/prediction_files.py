@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,21 @@ from pipeline.predictions import Predictions
 
 
 class CorruptedFileError(RunError):
-    """A file of a run that can't be read."""
+    """A file of a run that can't be read.
 
-    def __init__(self, path: Path, error: Exception) -> None:
-        self.reason = f"{path} is corrupted ({error})"
-        super().__init__(f"{self.reason}; delete {path.parent} and rerun the same command to recreate this fold")
+    Like any other error it is made of its text alone, so that it can be sent from one process to another.
+    """
+
+    @classmethod
+    def of(cls, path: Path, error: Exception) -> Self:
+        """Return the error of a file."""
+        advice = f"delete {path.parent} and rerun the same command to recreate this fold"
+        return cls(f"{path} is corrupted ({' '.join(str(error).split())}); {advice}")
+
+    @property
+    def reason(self) -> str:
+        """What was found, without the suggested fix."""
+        return str(self).rpartition("; ")[0]
 
 
 def save_predictions(path: Path, predictions: Predictions, **arrays: NDArray[np.int64]) -> None:
@@ -36,9 +46,15 @@ def load_predictions(path: Path) -> Predictions:
 
 
 def parse_predictions(file: BinaryIO) -> Predictions:
-    """Read predictions from an open .npz file. Raises what numpy and zipfile raise."""
+    """Read predictions from an open .npz file.
+
+    Raises ValueError for logits that are not finite, and what numpy and zipfile raise.
+    """
     with np.load(file, allow_pickle=False) as arrays:
-        return Predictions(arrays["ids"], arrays["logits"])
+        predictions = Predictions(arrays["ids"], arrays["logits"])
+    if not np.isfinite(predictions.logits).all():
+        raise ValueError("logits that are not finite; the training had diverged")
+    return predictions
 
 
 @contextmanager
@@ -50,4 +66,4 @@ def read_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         # Corrupted bytes make zipfile, numpy and safetensors raise errors of any class.
-        raise CorruptedFileError(path, error) from None
+        raise CorruptedFileError.of(path, error) from None

@@ -1,0 +1,44 @@
+"""Types of config values, with their checks."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, StringConstraints
+
+
+def _expand_home(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path can't contain a null character")
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{str(error).rstrip('.')}; write the whole path instead of ~") from None
+
+
+def _limit(largest: int) -> AfterValidator:
+    """Reject numbers with which a model or an augmentation would take hours, or all memory."""
+
+    def check(params: dict[str, Any]) -> dict[str, Any]:
+        for key, value in params.items():
+            for number in _numbers(value):
+                if not abs(number) <= largest:
+                    raise ValueError(f"{key} is {number}, expected numbers up to {largest:,}")
+        return params
+
+    return AfterValidator(check)
+
+
+def _numbers(value: Any) -> list[int | float]:
+    if isinstance(value, dict | list | tuple):
+        children = value.values() if isinstance(value, dict) else value
+        return [number for child in children for number in _numbers(child)]
+    return [value] if isinstance(value, int | float) else []
+
+
+FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+HomePath = Annotated[Path, AfterValidator(_expand_home)]
+"""A path in which `~` is the home folder."""
+ModelParams = Annotated[dict[str, Any], _limit(4096)]
+"""Keyword arguments of a model; widths and sizes are smaller."""
+AugmentParams = Annotated[dict[str, Any], _limit(1024)]
+"""Keyword arguments of an augmentation; sizes in pixels and numbers of holes are smaller."""
