@@ -9,7 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import FileIO
@@ -93,11 +93,19 @@ def prepare_images(
     return store
 
 
-def _lock_if_writable(cache_dir: Path, split: Split) -> AbstractContextManager[None]:
+@contextmanager
+def _lock_if_writable(cache_dir: Path, split: Split) -> Iterator[None]:
     """Lock a split's store; one in a read-only folder, which nobody changes, needs no lock."""
-    if cache_dir.is_dir() and not os.access(cache_dir, os.W_OK):
-        return nullcontext()
-    return file_lock(cache_dir / f".{split}.lock", wait_for=f"it decodes the {split} images")
+    with ExitStack() as stack:
+        try:
+            if not cache_dir.is_dir() or os.access(cache_dir, os.W_OK):
+                stack.enter_context(file_lock(cache_dir / f".{split}.lock", wait_for=f"it decodes the {split} images"))
+        except OSError as error:
+            raise InputError(
+                f"the decoded images can't be written to {cache_dir}: {explain_cause(error)}, or choose another folder "
+                "with --set images.cache_dir=DIR"
+            ) from None
+        yield
 
 
 def _open_if_made(folder: Path, made_from: dict[str, Any], source: Source) -> ImageStore | None:

@@ -110,8 +110,8 @@ def create_meta_model(config: ModelConfig, task: Task) -> nn.Module:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the text of an error on one line, without what follows its first 200 characters."""
-    return " ".join(str(error).split())[:200]
+    """Return the text of an error on one line, at most 200 characters and no full stop."""
+    return " ".join(str(error).split())[:200].rstrip(".")
 
 
 def _load_checkpoint(model: nn.Module, path: Any, expected: str) -> None:
