@@ -12,7 +12,15 @@ def shell_command(words: Sequence[str]) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
+def prepare_again(folder: Path) -> str:
+    """Return the command that decodes the images of an input folder again."""
+    return _with_input("python run.py prepare --again", folder)
+
+
 def download_again(folder: Path) -> str:
     """Return the command that downloads Kaggle's zip again into an input folder, whatever is there already."""
-    command = "python run.py download --again"
+    return _with_input("python run.py download --again", folder)
+
+
+def _with_input(command: str, folder: Path) -> str:
     return command if folder == Path("input") else f"{command} --input {shell_command([str(folder)])}"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from pipeline.config_files import CONFIGS
+from pipeline.config_types import expand_home
+from pipeline.errors import InputError
 from pipeline.progress import set_up_logging
 from pipeline.task import Task
 
@@ -19,15 +21,18 @@ if TYPE_CHECKING:
 INPUT = Path("input")
 
 
-def _expand_user(path: Path | None) -> Path | None:
-    """Expand `~`, which a shell leaves as it is in `--input=~/folder`."""
-    return path and path.expanduser()
+def _expand_home(path: Path | None) -> Path | None:
+    """Expand `~`, which a shell leaves as it is in `--input=~/folder`. Raises InputError."""
+    try:
+        return path and expand_home(path)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 InputOption = Annotated[
     Path,
     typer.Option(
-        "--input", help="Folder with Kaggle's files, or with torchvision's copy of the dataset.", callback=_expand_user
+        "--input", help="Folder with Kaggle's files, or with torchvision's copy of the dataset.", callback=_expand_home
     ),
 ]
 RunOption = Annotated[
@@ -43,7 +48,7 @@ class RunOptions:
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", help="YAML file; default: the run's own config, else quick.yaml.", callback=_expand_user
+            "--config", help="YAML file; default: the run's own config, else quick.yaml.", callback=_expand_home
         ),
     ] = None
     input_dir: InputOption = INPUT

@@ -1,9 +1,9 @@
 """The configuration of a run: frozen models with the meaning and the default of every key."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.config_types import AugmentParams, FolderName, HomePath, ModelParams
 
@@ -15,6 +15,20 @@ class BaseConfig(BaseModel):
     """Immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_yaml_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        """Accept YAML's on and off, which are booleans, where they are names; reject booleans where numbers are due."""
+        if not isinstance(value, bool) or info.field_name is None:
+            return value
+        annotation = cls.model_fields[info.field_name].annotation
+        types = (annotation, *get_args(annotation))
+        if "on" in types:
+            return "on" if value else "off"
+        if bool not in types and (int in types or float in types):
+            raise ValueError("expected a number")
+        return value
 
 
 class ImagesConfig(BaseConfig):

@@ -1,5 +1,6 @@
 """YAML and `--set` -> a Config."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise ConfigError(f"line {line}: duplicate key {key_node.value!r}")
             keys.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 has no float without a point: 1e-3 would be a text.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def parse_yaml(text: str, name: str) -> Any:

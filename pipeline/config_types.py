@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, StringConstraints
 
 
-def _expand_home(path: Path) -> Path:
+def expand_home(path: Path) -> Path:
+    """Replace `~` by the home folder. Raises ValueError if there is none."""
     if "\0" in str(path):
         raise ValueError("a path can't contain a null character")
     try:
@@ -36,7 +37,7 @@ def _numbers(value: Any) -> list[int | float]:
 
 
 FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-HomePath = Annotated[Path, AfterValidator(_expand_home)]
+HomePath = Annotated[Path, AfterValidator(expand_home)]
 """A path in which `~` is the home folder."""
 ModelParams = Annotated[dict[str, Any], _limit(4096)]
 """Keyword arguments of a model; widths and sizes are smaller."""

@@ -28,6 +28,8 @@ def explain_error(error: BaseException) -> str:
         return ": ".join([*([" -> ".join(paths)] if paths else []), explain_cause(error)])
     if isinstance(error, ModuleNotFoundError) and not (error.name or "pipeline").startswith("pipeline"):
         return f"the package {error.name} is not installed; python -m pip install -r requirements.txt"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "this user or container may start no more threads; raise the limit (ulimit -u, docker --pids-limit)"
     # torch raises RuntimeError where a CPU or GPU is out of memory.
     is_memory = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
     if is_memory or isinstance(error, MemoryError):

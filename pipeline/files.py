@@ -28,8 +28,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, atomically."""
-    write_bytes(path, text.encode())
+    """Write UTF-8 text, atomically; bytes of a path that are not UTF-8 are escaped."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

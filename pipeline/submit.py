@@ -1,5 +1,6 @@
 """A submission -> Kaggle: what it is checked against, its check, its upload."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ def ensemble_scores(run: RunFolder) -> Scores | None:
 
 def _run_of(file: Path) -> RunFolder | None:
     """Return the run whose folder contains a file."""
-    folder = file.resolve().parent
+    # Links are not resolved: the name of a link to a run's folder is the name of the run.
+    folder = Path(os.path.abspath(file)).parent  # noqa: PTH100
     is_run = all((folder / name).exists() for name in ("config.yaml", "environment.json"))
     return RunFolder(folder.parent, folder.name) if is_run else None

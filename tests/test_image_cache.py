@@ -15,6 +15,7 @@ from pipeline.data import image_cache
 from pipeline.data.image_cache import cache_folder, prepare_images
 from pipeline.data.source import find_source
 from pipeline.errors import InputError
+from pipeline.locks import file_lock
 from pipeline.task import CIFAR10
 
 
@@ -61,11 +62,33 @@ def test_of_several_jobs_at_once_one_decodes_and_the_others_use_its_images(zip_f
 
 
 def test_partial_folder_of_a_killed_process_is_removed(zip_folder, tmp_path):
-    for name in ("train.partial", "train.4711.partial", "test.4711.partial"):
+    for name in ("train.4711.partial", "test.4711.partial", "train.of-the-user.partial"):
         (tmp_path / name).mkdir()
     prepare(zip_folder, tmp_path)
 
-    assert {path.name for path in tmp_path.glob("[!.]*")} == {"train", "test.4711.partial"}
+    assert {path.name for path in tmp_path.glob("[!.]*")} == {"train", "test.4711.partial", "train.of-the-user.partial"}
+
+
+@pytest.mark.parametrize("name", ["1.png", "images.txt"])
+def test_folder_of_the_user_in_the_place_of_the_cache_is_left_as_it_is(zip_folder, tmp_path, name):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / name).write_bytes(b"of the user")
+    for again in (False, True):
+        with pytest.raises(InputError, match=rf"train contains {name}, .*choose another folder with --set"):
+            prepare(zip_folder, tmp_path, again=again)
+
+    assert (tmp_path / "train" / name).read_bytes() == b"of the user"
+
+
+def test_waiting_for_another_process_ends_with_an_error_of_the_progress_callback(zip_folder, tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop(*_):
+        raise StopError
+
+    with file_lock(tmp_path / ".train.lock"), pytest.raises(StopError):
+        prepare(zip_folder, tmp_path, on_progress=stop)
 
 
 def test_decoded_images_in_a_read_only_folder_need_no_lock(zip_folder, tmp_path, monkeypatch):
@@ -135,11 +158,11 @@ def test_corrupted_store_is_rejected(zip_folder, tmp_path, name, damage):
 
 def test_interrupted_store_is_decoded_again(zip_folder, tmp_path):
     complete = prepare(zip_folder, tmp_path / "complete")
-    shutil.copytree(tmp_path / "complete" / "train", tmp_path / "cache" / "train.partial")
-    (tmp_path / "cache" / "train.partial" / "manifest.json").unlink()
+    shutil.copytree(tmp_path / "complete" / "train", tmp_path / "cache" / "train.4711.partial")
+    (tmp_path / "cache" / "train.4711.partial" / "manifest.json").unlink()
 
     assert np.array_equal(prepare(zip_folder, tmp_path / "cache").images, complete.images)
-    assert not (tmp_path / "cache" / "train.partial").exists()
+    assert not (tmp_path / "cache" / "train.4711.partial").exists()
 
 
 def test_corrupted_image_is_named_and_no_store_is_left(images_folder, tmp_path):

@@ -51,7 +51,7 @@ def zip_images(folder):
 AGAIN = r"download it again: python run\.py download --again --input "
 MISSING = {
     "no archive": (lambda folder: (folder / "train.7z").unlink(), AGAIN),
-    "parts": (split_into_parts, r"train\.7z\.001, .*join the parts of train\.7z: cat .*7z\.\* > .*copy /b .*7z\.0\* "),
+    "parts": (split_into_parts, r"train\.7z\.001, .*join the parts of train\.7z: cat .*7z\.\[0-9\]\* > .*7-Zip"),
     "a part is missing": (lambda folder: split_into_parts(folder, (1, 3)), r"the part train\.7z\.002 is missing"),
     "a far part": (lambda folder: split_into_parts(folder, (2, 9999)), r"the part train\.7z\.001 is missing"),
     "capitals": (lambda folder: (folder / "train.7z").rename(folder / "Train.7Z"), "rename Train.7Z to train.7z"),

@@ -6,6 +6,7 @@ with a colour profile or text that it does not like, and would add a channel for
 
 import struct
 import zlib
+from contextlib import suppress
 from functools import lru_cache
 from itertools import accumulate
 
@@ -33,7 +34,9 @@ def decode_png(data: bytes, image_shape: tuple[int, int, int]) -> Image:
     rows = _decompress(compressed, image_shape, is_interlaced=bool(header[-1]))
     # Stored without compression, which costs nothing; the pixels are decompressed once, above.
     png = _start(header) + _chunk(b"IDAT", _store(rows)) + END
-    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    image = None
+    with suppress(cv2.error):
+        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.shape != image_shape or image.dtype != np.uint8:
         raise InputError("is a corrupted PNG: its pixels can't be decoded")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from io import FileIO
 from itertools import islice
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
+from pipeline.advice import prepare_again
 from pipeline.cores import available_cores
 from pipeline.data.source import Source
 from pipeline.error_messages import explain_cause
@@ -30,6 +30,7 @@ from pipeline.locks import file_lock
 from pipeline.progress import ProgressCallback, log, no_progress
 from pipeline.task import Ids, Split
 
+FILES = ("ids.npy", "images.npy", "manifest.json")
 FORMAT = 1  # of the cache; increment it when the decoder's output changes
 READ_SIZE = 1 << 24  # bytes
 CHUNK_SIZE = 200  # images per decode job
@@ -79,11 +80,12 @@ def prepare_images(
     """
     folder = cache_dir / split
     made_from = {"format": FORMAT, "source": source.fingerprint(split)}
-    with _lock_if_writable(cache_dir, split):
+    with _lock_if_writable(cache_dir, split, lambda: on_progress(0, 1)):
         store = None if again else _open_if_made(folder, made_from, source)
         if store is not None:
             check_ids(store.ids)
             return store
+        _require_own_folder(folder)
         ids = source.ids(split)
         check_ids(ids)
         with _write_errors(folder, len(ids) * int(np.prod(source.task.image_shape))):
@@ -94,18 +96,30 @@ def prepare_images(
 
 
 @contextmanager
-def _lock_if_writable(cache_dir: Path, split: Split) -> Iterator[None]:
+def _lock_if_writable(cache_dir: Path, split: Split, on_wait: Callable[[], None]) -> Iterator[None]:
     """Lock a split's store; one in a read-only folder, which nobody changes, needs no lock."""
     with ExitStack() as stack:
         try:
             if not cache_dir.is_dir() or os.access(cache_dir, os.W_OK):
-                stack.enter_context(file_lock(cache_dir / f".{split}.lock", wait_for=f"it decodes the {split} images"))
+                lock = cache_dir / f".{split}.lock"
+                stack.enter_context(file_lock(lock, wait_for=f"it decodes the {split} images", on_wait=on_wait))
         except OSError as error:
             raise InputError(
                 f"the decoded images can't be written to {cache_dir}: {explain_cause(error)}, or choose another folder "
                 "with --set images.cache_dir=DIR"
             ) from None
         yield
+
+
+def _require_own_folder(folder: Path) -> None:
+    """Raise InputError if a folder contains anything but a store: it would be removed."""
+    others = sorted({path.name for path in folder.iterdir()} - set(FILES)) if folder.is_dir() else []
+    if others or (folder.exists() and not folder.is_dir()):
+        found = f"contains {others[0]}" if others else "is a file"
+        raise InputError(
+            f"{folder} {found}, so it is no folder of decoded images, and is not changed; choose another folder with "
+            "--set images.cache_dir=DIR"
+        )
 
 
 def _open_if_made(folder: Path, made_from: dict[str, Any], source: Source) -> ImageStore | None:
@@ -116,12 +130,17 @@ def _open_if_made(folder: Path, made_from: dict[str, Any], source: Source) -> Im
     if manifest["made_from"] != made_from:
         raise InputError(
             f"{folder} was made from {_describe(manifest['made_from'])}, the input is now {_describe(made_from)}. "
-            "To rebuild it: python run.py prepare --again; to keep it: --set images.cache_dir=DIR"
+            f"To rebuild it: {prepare_again(source.folder)}; to keep it: --set images.cache_dir=DIR"
         )
-    return open_store(folder, manifest, source.task.image_shape)
+    return open_store(folder, manifest, source.task.image_shape, prepare_again(source.folder))
 
 
-def open_store(folder: Path, manifest: dict[str, Any], image_shape: tuple[int, int, int]) -> ImageStore:
+def open_store(
+    folder: Path,
+    manifest: dict[str, Any],
+    image_shape: tuple[int, int, int],
+    remedy: str = "python run.py prepare --again",
+) -> ImageStore:
     """Open a folder of decoded images. Raises InputError if it is corrupted or does not match its manifest."""
     try:
         ids = np.load(folder / "ids.npy", allow_pickle=False)
@@ -131,10 +150,10 @@ def open_store(folder: Path, manifest: dict[str, Any], image_shape: tuple[int, i
         is_intact = status.st_mtime_ns == manifest["mtime_ns"] or _checksum(folder) == manifest["checksum"]
     except Exception as error:
         # Corrupted bytes make numpy raise errors of any type, also MemoryError.
-        raise _corrupted(folder, str(error)) from None
+        raise _corrupted(folder, str(error), remedy) from None
     shape = (manifest["num_images"], *image_shape)
     if images.dtype != np.uint8 or images.shape != shape or ids.shape != shape[:1] or not is_intact:
-        raise _corrupted(folder, "it does not match its manifest")
+        raise _corrupted(folder, "it does not match its manifest", remedy)
     return ImageStore(ids, images, manifest["checksum"], folder)
 
 
@@ -154,8 +173,9 @@ def _make_store(
     source: Source, split: Split, ids: Ids, folder: Path, made_from: dict[str, Any], on_progress: ProgressCallback
 ) -> None:
     """Decode into a temporary folder, then rename it; those of interrupted processes are removed. Needs the lock."""
-    for leftover in folder.parent.glob(f"{split}.*partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in folder.parent.glob(f"{split}.*.partial"):
+        if leftover.suffixes[0][1:].isdigit():
+            shutil.rmtree(leftover, ignore_errors=True)
     partial = folder.with_name(f"{split}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -239,8 +259,8 @@ def _map_images(folder: Path) -> NDArray[np.uint8]:
     return images
 
 
-def _corrupted(folder: Path, cause: str) -> InputError:
-    return InputError(f"{folder} is corrupted ({cause}); rebuild it: python run.py prepare --again")
+def _corrupted(folder: Path, cause: str, remedy: str) -> InputError:
+    return InputError(f"{folder} is corrupted ({cause}); rebuild it: {remedy}")
 
 
 def _checksum(folder: Path) -> str:
@@ -264,6 +284,6 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def _describe(made_from: dict[str, Any]) -> str:
     file = made_from["source"]
-    modified = datetime.fromtimestamp(file["mtime_ns"] / 1e9, UTC)
+    modified = np.datetime64(file["mtime_ns"] // 10**9, "s")
     checksum = f", checksum {file['checksum']}" if "checksum" in file else ""
-    return f"{file['name']} (size {file['size']:,}, modified {modified.isoformat(timespec='seconds')}{checksum})"
+    return f"{file['name']} (size {file['size']:,}, modified {modified} UTC{checksum})"

@@ -30,7 +30,7 @@ class KaggleFiles:
     """The whole zip, the archives extracted from it, or the folders extracted from those."""
 
     def __init__(self, folder: Path, task: Task) -> None:
-        self._folder, self.task = folder, task
+        self.folder, self.task = folder, task
         path = folder / task.zip_name
         self._zip = ZipReader(path, task) if is_file(path) else None
         self.name = str(path if self._zip else folder)
@@ -98,14 +98,14 @@ class KaggleFiles:
 
     def _images(self, split: Split) -> Path | ImageFolder:
         """Return the zip or archive with a split's images, or their folder. Raises InputError if there is none."""
-        archive, folder = self.task.archive_name(split), self._folder / split
+        archive, folder = self.task.archive_name(split), self.folder / split
         if zipped := self._zip_with(archive):
             return zipped.path
-        if is_file(self._folder / archive):
-            return self._folder / archive
+        if is_file(self.folder / archive):
+            return self.folder / archive
         if is_folder(folder):
             return ImageFolder(folder)
-        raise InputError(explain_missing(self._folder, self.task, split, self._zip))
+        raise InputError(explain_missing(self.folder, self.task, split, self._zip))
 
     def _check_test_ids(self, ids: Ids) -> None:
         """Raises InputError unless the ids are those of the sample submission, or 1 to N if that is missing."""
@@ -143,10 +143,10 @@ class KaggleFiles:
 
     @property
     def _again(self) -> str:
-        return f"download it again: {download_again(self._folder)}"
+        return f"download it again: {download_again(self.folder)}"
 
     def _has(self, name: str) -> bool:
-        return self._zip_with(name) is not None or is_file(self._folder / name)
+        return self._zip_with(name) is not None or is_file(self.folder / name)
 
     def _zip_with(self, name: str) -> ZipReader | None:
         """Return the zip if it contains a file."""
@@ -154,7 +154,7 @@ class KaggleFiles:
 
     def _path_of(self, name: str) -> str:
         """Return where a file is, for messages."""
-        return f"{self.name}:{name}" if self._zip_with(name) else str(self._folder / name)
+        return f"{self.name}:{name}" if self._zip_with(name) else str(self.folder / name)
 
     def _images_path(self, split: Split) -> str:
         """Return where a split's images are, for messages."""
@@ -163,14 +163,14 @@ class KaggleFiles:
 
     def _open(self, name: str) -> AbstractContextManager[BinaryIO]:
         zipped = self._zip_with(name)
-        return zipped.open(name) if zipped else (self._folder / name).open("rb")
+        return zipped.open(name) if zipped else (self.folder / name).open("rb")
 
     def _csv(self, name: str) -> bytes:
         """Return the bytes of a CSV. A CSV has no checksum but that of a zip around it, which is checked."""
-        path = self._folder / name
+        path = self.folder / name
         if not self._has(name):
             found = f"{path} {describe_path(path)}, expected a file" if exists(path) else f"no {name}"
-            raise InputError(f"{self._folder} has images but {found}; it comes with the competition's download")
+            raise InputError(f"{self.folder} has images but {found}; it comes with the competition's download")
         if zipped := self._zip_with(name):
             data = zipped.read(name, MAX_CSV + 1)
         else:

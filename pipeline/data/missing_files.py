@@ -60,7 +60,9 @@ def _join_parts(folder: Path, names: list[str], found: list[str]) -> str:
         if gaps := set(range(1, max(numbers) + 1)) - numbers:
             return f"the part {name}.{min(gaps):03} is missing: put all parts of {name} there, then join them"
         path = shell_command([str(folder / name)])
-        return f"join the parts of {name}: cat {path}.* > {path} (on Windows: copy /b {path}.0* {path})"
+        has_same_length = len({len(other) for other in found if _is_part(other, name)}) == 1
+        parts = f"{path}.[0-9]*" if has_same_length else f"$(ls -v {path}.[0-9]*)"
+        return f"join the parts of {name}: cat {parts} > {path} (on Windows: 7-Zip, Combine files)"
     return ""
 
 

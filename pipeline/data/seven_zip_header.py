@@ -14,8 +14,15 @@ import numpy as np
 
 from pipeline.data.seven_zip_blocks import START_HEADER_SIZE, Block, Member, Streams, read_streams
 from pipeline.data.seven_zip_fields import MAX_HEADER, FieldReader, check_limit, unknown_field
-from pipeline.data.seven_zip_methods import check_methods, method_names, unsupported
+from pipeline.data.seven_zip_methods import UnsupportedError, check_methods, method_names, unsupported
 
+OTHER_FORMATS = {
+    b"PK": "a zip",
+    b"MZ": "a program that extracts itself",
+    b"Rar!": "a .rar archive",
+    b"\x1f\x8b": "a gzip file",
+    b"\xfd7zXZ": "an .xz file",
+}
 SIGNATURE = b"7z\xbc\xaf\x27\x1c"
 # signature, version; checksum of the fields after it; position, size and checksum of the header
 START_HEADER = struct.Struct("<6s2xIQQI")
@@ -37,6 +44,9 @@ def read_header(file: BinaryIO) -> tuple[list[Block], list[Member]]:
         raise ValueError(f"the file has only {len(start)} bytes")
     signature, start_crc, position, size, crc = START_HEADER.unpack(start)
     if signature != SIGNATURE:
+        for magic, kind in OTHER_FORMATS.items():
+            if start.startswith(magic):
+                raise UnsupportedError(f"it is {kind}, not a .7z archive")
         raise ValueError(f"it starts with {start[:6]!r}")
     if zlib.crc32(start[12:]) != start_crc:
         raise ValueError("wrong checksum of the start header")

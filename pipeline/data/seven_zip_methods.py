@@ -30,12 +30,18 @@ KNOWN = set(FILTERS).union(*FILTERS.values())
 SKIPPABLE_FRAME = b"\x50\x2a\x4d\x18"
 
 
+MAX_LITERAL_BITS = 4  # lc + lp, of liblzma; 7-Zip's default is 3
+
+
 class UnsupportedError(Exception):
     """A method that can't be decoded; the message names it."""
 
 
 def check_methods(blocks: Iterable[Block]) -> None:
     """Raises UnsupportedError that names a method, or says that the archive is encrypted."""
+    for method, properties in {coder for block in blocks for coder in block.coders}:
+        if method == LZMA1 and len(properties) == 5 and _num_literal_bits(properties[0]) > MAX_LITERAL_BITS:
+            raise unsupported(["LZMA with lc + lp over 4"])
     for coders, is_chain in {(tuple(method for method, _ in block.coders), block.is_chain) for block in blocks}:
         names = [_name(method) for method in coders]
         if "AES" in names:
@@ -44,6 +50,11 @@ def check_methods(blocks: Iterable[Block]) -> None:
         is_known = is_chain and FILTERS.get(compression, set()).issuperset(filters) and compression in FILTERS
         if not is_known or len(filters) > MAX_FILTERS.get(compression, 1):
             raise unsupported([_name(method) for method in coders if method not in KNOWN] or names)
+
+
+def _num_literal_bits(properties: int) -> int:
+    """Return lc + lp of the first byte of LZMA's properties."""
+    return properties % 9 + properties // 9 % 5
 
 
 def unsupported(names: Iterable[str]) -> UnsupportedError:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.advice import shell_command
 from pipeline.data.kaggle_files import KaggleFiles
 from pipeline.data.missing_files import is_partial
 from pipeline.data.paths import describe_path, exists, folders_below, is_file, is_folder, list_names, visible_names
@@ -22,6 +23,8 @@ class Source(Protocol):
 
     name: str
     """Path of the files, for messages."""
+    folder: Path
+    """The input folder."""
     task: Task
 
     def ids(self, split: Split) -> Ids:
@@ -69,7 +72,10 @@ def find_source(folder: Path, task: Task) -> Source:
     elif not names:
         found = "is empty"
     elif (inner := _complete_folder_in(folder, task)) is not None:
-        raise InputError(f"{folder} contains the competition's files in {inner}: give that with --input {inner}")
+        raise InputError(
+            f"{folder} contains the competition's files in {inner}: give that "
+            f"with --input {shell_command([str(inner)])}"
+        )
     else:
         found = f"contains {list_names(names)} but not the competition's files"
     mounted = f" (nor does {NOTEBOOK_MOUNT} contain them)" if is_folder(NOTEBOOK_MOUNT) else ""
@@ -82,7 +88,10 @@ def find_source_or_none(folder: Path, task: Task) -> Source | None:
     Raises InputError if `folder` is a file or can't be read.
     """
     if is_file(folder):
-        raise InputError(f"--input {folder} is a file, expected the folder that contains it: --input {folder.parent}")
+        raise InputError(
+            f"--input {folder} is a file, expected the folder that contains it: "
+            f"--input {shell_command([str(folder.parent)])}"
+        )
     names = (task.zip_name, task.train_archive, task.test_archive, "train", "test")
     if any(is_file(folder / name) or is_folder(folder / name) for name in names):
         return KaggleFiles(folder, task)

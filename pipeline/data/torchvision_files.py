@@ -35,7 +35,7 @@ class TorchvisionFiles:
     def __init__(self, path: Path, task: Task) -> None:
         self._path, self.task = path, task
         self._is_folder = path.name == task.torchvision_folder
-        self.name = str(path)
+        self.name, self.folder = str(path), path.parent
 
     def find_problem(self) -> str:
         """Return what is missing and what to do; an empty string if nothing is. A tar.gz is not read for it."""

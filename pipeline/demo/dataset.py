@@ -47,7 +47,8 @@ def _is_complete(folder: Path, task: Task) -> bool:
     try:
         with zipfile.ZipFile(folder / task.zip_name) as download:
             return download.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+    except Exception:
+        # Corrupted bytes make zipfile raise errors of any class.
         return False
 
 

@@ -90,14 +90,14 @@ class Watchdog:
         self._waiting_since = time.monotonic()
         try:
             yield
-        except RuntimeError:
-            # torch has noticed the end of the workers.
-            if not self._has_fired:
-                raise
-            raise TrainingError(
-                f"the DataLoader workers have returned no batch for {WORKER_TIMEOUT:.0f} s; progress is saved: "
-                f"{FEWER_WORKERS}"
-            ) from None
+        except (RuntimeError, EOFError, OSError) as error:
+            # torch has noticed the end of the workers, or their pipe has ended before it could.
+            if self._has_fired:
+                text = f"the DataLoader workers have returned no batch for {WORKER_TIMEOUT:.0f} s"
+                raise TrainingError(f"{text}; progress is saved: {FEWER_WORKERS}") from None
+            if self._workers and not isinstance(error, RuntimeError):
+                raise TrainingError(f"the DataLoader workers were lost ({error}); {FEWER_WORKERS}") from None
+            raise
         except UserError as error:
             if "in DataLoader worker process" not in str(error):
                 raise

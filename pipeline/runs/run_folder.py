@@ -78,7 +78,8 @@ class RunFolder:
                     f"the run {self.name} is in use by process {error}; wait for it, or choose another name with --run"
                 ) from None
             except OSError as error:
-                raise RunError(f"{self.path} can't be written: {explain_cause(error)}") from None
+                where = self.path if error.filename is None else error.filename
+                raise RunError(f"{where} can't be written: {explain_cause(error)}") from None
             yield
 
     def config(self) -> Config:

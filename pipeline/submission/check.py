@@ -23,11 +23,12 @@ class Expected:
     """Where the ids come from, for example "the test images of the run quick"."""
     labels: NDArray[np.int64] | None = None
     """Labels [N] that its run predicted; None for a file that is not the submission of a run."""
+    run_name: str = ""
 
     @classmethod
     def of_run(cls, run_name: str, ids: Ids, labels: NDArray[np.int64] | None) -> Self:
         """Return what a file in a run's folder is checked against."""
-        return cls(ids, f"the test images of the run {run_name}", labels)
+        return cls(ids, f"the test images of the run {run_name}", labels, run_name)
 
     def __str__(self) -> str:
         """Return the origin and the number of rows."""
@@ -39,7 +40,9 @@ def check(file: Path, expected: Expected, task: Task) -> list[str]:
     problems = check_submission(file, expected.ids, task)
     if problems or expected.labels is None:
         return problems
-    return compare_with_predictions(file, expected.ids, expected.labels, task)
+    remedy = f"python run.py predict --run {expected.run_name} writes it again"
+    differences = compare_with_predictions(file, expected.ids, expected.labels, task)
+    return [f"{difference}; {remedy}" for difference in differences]
 
 
 def wrong_size(num_rows: int, task: Task) -> str:

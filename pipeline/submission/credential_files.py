@@ -91,6 +91,8 @@ def read_credentials(path: Path) -> str | None:
     try:
         if path.is_dir():
             raise CredentialError(f"{path} is a folder, expected a file")
+        if path.exists() and not path.is_file():  # reading a pipe would wait
+            raise CredentialError(f"{path} is neither a file nor a folder, expected a file")
         with path.open("rb") as opened:
             data = opened.read(MAX_BYTES + 1)
     except FileNotFoundError:

@@ -46,9 +46,7 @@ def compare_with_predictions(path: Path, ids: Ids, labels: NDArray[np.int64], ta
     different = [(line, ",".join(row)) for line, row in rows if tuple(row) not in expected]
     if not different:
         return []
-    return [
-        f"it does not match the predictions of its run: {_examples(different)}; python run.py predict writes it again"
-    ]
+    return [f"it does not match the predictions of its run: {_examples(different)}"]
 
 
 def find_problems(data: bytes, expected_ids: Ids, task: Task) -> list[str]:

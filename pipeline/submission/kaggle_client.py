@@ -139,7 +139,7 @@ class KaggleClient:
                 if arrived is not None:
                     return arrived.ref
                 continue
-            if response.ref:
+            if str(response.ref or "").isdecimal() and int(response.ref):
                 return int(response.ref)
             raise KaggleError(
                 f"the upload of {file} was interrupted ({response.message or 'no reason given'}). Kaggle has no "

@@ -15,6 +15,7 @@ from pipeline.submission.credential_files import MAX_BYTES, credential_files, de
 
 REDACTED = "***"
 VARIABLES = ("KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_TOKEN", "KAGGLE_API_V1_TOKEN")
+PROXY_VARIABLES = ("https_proxy", "http_proxy", "all_proxy")
 MIN_SECRET_LENGTH = 8  # shorter values are no keys, and are parts of other words
 WORD = re.compile(r"[A-Za-z0-9._~+-]{16,}=*")  # of a file without names: shorter words are names and punctuation
 PUBLIC_VALUES = ("username", "scopes", "access_token_expiration", "auth_method", "competition", "path", "proxy")
@@ -25,6 +26,7 @@ SHAPES = (
     (re.compile(r"\b(bearer)\s+(?!tokens?\b|auth)[^\s\"',;)\]}]+", re.IGNORECASE), rf"\1 {REDACTED}"),
     (re.compile(r"\b(basic)\s+[A-Za-z0-9+/_-]{16,}=*", re.IGNORECASE), rf"\1 {REDACTED}"),
     (re.compile(r"(?<=://)[^/\s@'\"]+@"), f"{REDACTED}@"),  # user and password of a proxy
+    (re.compile(r"(Failed to parse: )\S+"), rf"\1{REDACTED}"),  # a part of a proxy's address
     (re.compile(r"((?:https?:/|\burl: )/[^\s?'\"]*)\?[^\s'\")>]+"), rf"\1?{REDACTED}"),  # the signature of a download
 )
 
@@ -65,6 +67,9 @@ def _secrets() -> Iterator[str]:
             if path is None or not path.exists():
                 values[name] = value
     yield from _secrets_in(values)
+    for name in PROXY_VARIABLES:
+        login = (os.environ.get(name) or os.environ.get(name.upper(), "")).rpartition("@")[0].rpartition("://")[2]
+        yield from (login, login.partition(":")[2])
     for file in credential_files():
         with contextlib.suppress(OSError):
             if file.is_file():  # reading a pipe would wait

@@ -170,10 +170,10 @@ def _explain(status: int, message: str, task: Task, credentials: Credentials | N
             f"Make a new one on {SETTINGS_PAGE}.{hint}"
         )
     if status == 403:
-        return (
-            f"Kaggle rejected the request (403: {message}). Accept the competition's rules in a browser: "
-            f"https://www.{task.url}/rules"
-        )
+        is_account = any(word in message.lower() for word in ("phone", "verif", "banned", "suspended"))
+        rules = f"Accept the competition's rules in a browser: https://www.{task.url}/rules"
+        remedy = f"See {SETTINGS_PAGE}" if is_account else rules
+        return f"Kaggle rejected the request (403: {message}). {remedy}"
     if status == 404:
         return (
             f"not found on Kaggle (404: {message}): the competition {task.competition} is closed, or has another name"

@@ -11,7 +11,8 @@ from urllib.request import getproxies
 import requests
 import urllib3.exceptions as urllib3_errors
 
-PROXY_VARIABLES = ("https_proxy", "http_proxy", "all_proxy")
+from pipeline.submission.kaggle_credentials import PROXY_VARIABLES
+
 CERTIFICATE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 MAX_TEXT = 100
 PROXY_LOGIN = "the proxy asks for a user name and password (407); put NAME:PASSWORD@ before its host"
@@ -68,7 +69,14 @@ def _is_nobody_there(chain: Sequence[BaseException]) -> bool:
 def _set(names: tuple[str, ...]) -> list[str]:
     """Return the variables that are set, and their values."""
     variables = [name for each in names for name in dict.fromkeys((each, each.upper())) if os.environ.get(name)]
-    return [f"{name}={os.environ[name][:MAX_TEXT]}" for name in variables]
+    return [f"{name}={_without_login(os.environ[name])[:MAX_TEXT]}" for name in variables]
+
+
+def _without_login(address: str) -> str:
+    """Return an address without its user name and password, which end at the last @ whatever they contain."""
+    login, has_login, host = address.rpartition("@")
+    scheme = login.partition("://")[0] + "://" if "://" in login else ""
+    return f"{scheme}***@{host}" if has_login else address
 
 
 def proxies() -> str:
