@@ -160,7 +160,8 @@ def test_watchdog_ends_with_the_epoch():
     ("which", "message"), [(signal.SIGSTOP, r"have returned no batch for 2 s"), (signal.SIGKILL, r"was (killed|lost)")]
 )
 @pytest.mark.parametrize("num_lost", [1, 2])
-def test_worker_that_hangs_or_dies_is_an_error_soon(which, message, num_lost, monkeypatch):
+@pytest.mark.parametrize("batch", [1, 3], ids=["within an epoch", "after its last batch"])
+def test_worker_that_hangs_or_dies_is_an_error_soon(which, message, num_lost, batch, monkeypatch):
     """The batches are larger than a pipe's buffer: a worker stops in the middle of one."""
     monkeypatch.setattr(data_workers, "WORKER_TIMEOUT", 2.0)
 
@@ -168,7 +169,7 @@ def test_worker_that_hangs_or_dies_is_an_error_soon(which, message, num_lost, mo
         with loader(2) as with_workers:
             for epoch in range(1000):
                 for index, _ in enumerate(with_workers.epoch(epoch)):
-                    if (epoch, index) == (3, 1):
+                    if (epoch, index) == (1, batch):
                         time.sleep(0.3)
                         for worker in multiprocessing.active_children()[:num_lost]:
                             os.kill(worker.pid, which)

@@ -1,21 +1,29 @@
 import itertools
+import multiprocessing
+import pickle
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.progress import Progress
 
 from pipeline.config import MemberConfig
 from pipeline.data.image_cache import prepare_images
 from pipeline.data.source import find_source
+from pipeline.errors import TrainingError
 from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.learning.device import Machine
 from pipeline.learning.predict import tta_views
+from pipeline.learning.train import Trainer
 from pipeline.learning.train_state import EpochRecord
 from pipeline.predictions import Predictions
 from pipeline.progress import ProgressDisplay
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
+from pipeline.runs.prediction_files import CorruptedFileError, save_predictions
 from pipeline.task import CIFAR10
 
 MACHINE = Machine()
@@ -198,3 +206,77 @@ def test_fold_is_not_trained_on_its_validation_images(make_job, data):
     first, second = (make_job(name).folder for name in ("first", "second"))
     assert (first.path / "weights.safetensors").read_bytes() == (second.path / "weights.safetensors").read_bytes()
     assert not np.array_equal(first.out_of_fold().logits, second.out_of_fold().logits)
+
+
+def diverging(make_job, name):
+    """A job of a single step, whose weights are finite and whose predictions are not."""
+    optimizer = {"lr": 1e30, "muon": {"lr": 0.1}}
+    changes = {"epochs": 1, "batch_size": 4096, "ema_decay": 0.0, "optimizer": optimizer}
+    train_config = {**MEMBER.train.model_dump(), **changes}
+    member = MemberConfig.model_validate({**MEMBER.model_dump(), "train": train_config})
+    return replace(make_job(name), member=member)
+
+
+def test_fold_with_predictions_that_are_not_finite_is_never_finished(make_job, data):
+    store, table = data
+    job = diverging(make_job, "fold")
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=r"not finite.* [lL]ower train\.optimizer\.lr .*another --run$"):
+            train(job, store, table)
+        assert not job.folder.is_trained
+        assert not (job.folder.path / "out_of_fold.npz").exists()
+
+
+def test_state_that_is_not_finite_is_not_saved(make_job, data, monkeypatch):
+    store, table = data
+    job = make_job("fold")
+    tensors, calls = Trainer.tensors, itertools.count(1)
+
+    def diverge(trainer):
+        state = tensors(trainer)
+        return {**state, "model.head.weight": state["model.head.weight"] * torch.inf} if next(calls) == 2 else state
+
+    monkeypatch.setattr(Trainer, "tensors", diverge)
+    with pytest.raises(TrainingError, match=r"model\.head\.weight is not finite after epoch 2"):
+        train(job, store, table)
+
+    rows, saved = job.folder.load_checkpoint()
+    assert len(rows) == 1
+    assert all(tensor.isfinite().all() for tensor in saved.values())
+
+
+def test_older_predictions_that_are_not_finite_are_corrupted(two_trained_jobs, data):
+    store, _ = data
+    job, _ = two_trained_jobs
+    predictions = job.folder.out_of_fold()
+    path = job.folder.path / "out_of_fold.npz"
+    save_predictions(path, Predictions(predictions.ids, np.full_like(predictions.logits, np.nan)))
+    message = (
+        r"out_of_fold\.npz is corrupted \(logits that are not finite; .*\); delete .*first and rerun the same command"
+    )
+    with pytest.raises(CorruptedFileError, match=message) as raised:
+        job.folder.out_of_fold()
+    assert raised.value.reason.endswith("had diverged)")
+
+    request = PredictRequest(np.arange(20), tta_views("none"), "all")
+    expected = job.predict_test(MACHINE, store, request, DISPLAY)
+    invalid = Predictions(expected.ids, np.where(np.arange(10) == 3, np.inf, expected.logits).astype(np.float32))
+    job.folder.save_test_slice("all", 0, invalid)
+    assert np.array_equal(job.predict_test(MACHINE, store, request, DISPLAY).logits, expected.logits)
+
+
+def test_error_of_a_corrupted_file_travels_between_processes():
+    error = CorruptedFileError.of(Path("run/net/fold_0/out_of_fold.npz"), ValueError("bad\nmagic"))
+    for copied in (pickle.loads(pickle.dumps(error)), type(error)(f"net fold 0: {error}")):
+        assert isinstance(copied, CorruptedFileError)
+        assert copied.reason.endswith("run/net/fold_0/out_of_fold.npz is corrupted (bad magic)")
+        assert str(copied).endswith("; delete run/net/fold_0 and rerun the same command to recreate this fold")
+
+
+def test_workers_end_with_the_job(make_job, data):
+    job = make_job("fold")
+    results = job.train(replace(MACHINE, num_workers=2), *data, DISPLAY)
+    next(results)
+    assert len(multiprocessing.active_children()) == 2
+    results.close()
+    assert multiprocessing.active_children() == []

@@ -1,12 +1,14 @@
 import cv2
 import numpy as np
 import pytest
+from conftest import CONFIG
 
 from pipeline.demo.images import draw_image
 from pipeline.errors import InputError
 from pipeline.learning.duplicates import count_duplicates, find_groups
 from pipeline.learning.folds import make_folds
-from pipeline.task import CIFAR10
+from pipeline.run_context import open_context, prepare_run
+from pipeline.task import CIFAR10, Labels
 
 LABELS = np.repeat(np.arange(10), 30)
 NO_DUPLICATES = np.arange(300)
@@ -132,3 +134,23 @@ def test_group_counts_for_every_class_in_it():
     folds = make_folds(labels, groups, num_folds=3, seed=0, class_names=CLASS_NAMES)
 
     assert set(folds[labels == 1]) == {0, 1, 2}
+
+
+def test_class_without_images_leaves_no_run_behind(zip_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    options = {
+        "config_path": tmp_path / "tiny.yaml",
+        "input_dir": zip_folder,
+        "overrides": [f"images.cache_dir={tmp_path}"],
+    }
+    context = open_context(CIFAR10, **options, will_train=False)
+    context.__dict__["labels"] = Labels(context.labels.ids, context.labels.labels.clip(max=8))
+    with pytest.raises(InputError, match="no training image has the label truck"):
+        prepare_run(context)
+    assert not context.run.exists
+
+    completed = open_context(CIFAR10, **options, will_train=False)
+    prepare_run(completed)
+    assert completed.run.exists
+    assert np.array_equal(completed.run.folds().folds, completed.fold_table.folds)

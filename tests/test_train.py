@@ -1,4 +1,6 @@
 import itertools
+import multiprocessing
+import re
 import shutil
 from dataclasses import replace
 
@@ -237,3 +239,80 @@ def test_progress_of_a_resumed_training_counts_all_images():
 
     assert progress[0] == (7 * 32, 12 * 32)
     assert progress[-1] == (12 * 32, 12 * 32)
+
+
+def test_state_that_is_not_finite_after_the_last_step_is_not_returned():
+    """The loss is that before the only step."""
+    train = {
+        "epochs": 1,
+        "batch_size": 96,
+        "optimizer": {"lr": 1e30, "weight_decay": 1e30},
+        "schedule": {"kind": "constant"},
+    }
+    message = (
+        r"^the training has diverged: \S+ is not finite after epoch 1; .* Lower train\.optimizer\.lr .*another --run$"
+    )
+    with pytest.raises(TrainingError, match=message):
+        states({"model": {"name": "tutorial_cnn"}, "train": train})
+
+
+@pytest.mark.parametrize("name", ["model.head.weight", "ema.norm.running_var", "optimizer.sgd.0.momentum_buffer"])
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_every_tensor_of_a_state_must_be_finite(name, value):
+    tensors = {"num_updates": torch.tensor(3), "model.stem.bias": torch.ones(2), name: torch.tensor([1.0, value])}
+    message = (
+        rf"the training has diverged: {re.escape(name)} is not finite after epoch 1; the state of this epoch is not"
+    )
+    with pytest.raises(TrainingError, match=message):
+        TrainState([RECORD], tensors).check_finite()
+    TrainState([RECORD], {**tensors, name: torch.ones(1)}).check_finite()
+
+
+def test_epochs_before_a_divergence_are_returned(monkeypatch):
+    start_epoch = Trainer.start_epoch
+
+    def diverge(trainer, epoch):
+        start_epoch(trainer, epoch)
+        if epoch == 2:
+            torch.nn.init.constant_(next(trainer.model.buffers()), torch.inf)
+
+    monkeypatch.setattr(Trainer, "start_epoch", diverge)
+    training = train_fold(MemberConfig.model_validate(MUON), CIFAR10, IMAGES, LABELS, seed=5, machine=MACHINE)
+    returned = [state.num_epochs for state in itertools.islice(training, 2)]
+
+    assert returned == [1, 2]
+    with pytest.raises(TrainingError, match=r"is not finite after epoch 3|the loss is nan at epoch 3"):
+        next(training)
+
+
+@pytest.mark.parametrize("mix", [{"mixup_alpha": 0.2}, {"cutmix_alpha": 1.0}])
+def test_mixing_an_odd_number_of_images_leaves_one_out(mix, monkeypatch):
+    sizes, step = [], Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda t, batch, *rest: sizes.append(len(batch[0])) or step(t, batch, *rest))
+    member = MemberConfig.model_validate({**MUON, "train": {"epochs": 2, "batch_size": 4096, **mix}})
+    list(train_fold(member, CIFAR10, IMAGES[:33], LABELS[:33], seed=1, machine=MACHINE))
+
+    assert sizes == [32, 32]
+
+
+def test_workers_end_when_the_training_is_closed_or_fails():
+    training = train_fold(
+        MemberConfig.model_validate(MUON), CIFAR10, IMAGES, LABELS, seed=5, machine=Machine(num_workers=2)
+    )
+    next(training)
+    assert len(multiprocessing.active_children()) == 2
+    training.close()
+    assert multiprocessing.active_children() == []
+
+    failing = {**MUON, "train": {**MUON["train"], "optimizer": {"lr": 1e30, "weight_decay": 0}}}
+    with pytest.raises(TrainingError):
+        states(failing, Machine(num_workers=2))
+    assert multiprocessing.active_children() == []
+
+
+def test_trained_weights_need_neither_a_download_nor_the_first_checkpoint(monkeypatch):
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", None)
+    weights = states({"model": {"name": "test_resnet"}, "train": {"epochs": 1, "batch_size": 32}})[-1].weights()
+    for model in ({"pretrained": True}, {"params": {"checkpoint_path": "/nowhere.pth"}}):
+        member = MemberConfig.model_validate({"model": {"name": "test_resnet", **model}})
+        assert same(dict(build_model(member, CIFAR10, CPU, weights)[0].state_dict()), weights)
