@@ -66,3 +66,10 @@ def test_submission_of_the_wrong_size_is_not_for_upload():
     assert wrong_size(300_000, CIFAR10) == ""
     assert wrong_size(60, CIFAR10) == problem
     assert upload_instructions("mine", SUBMISSION, "message", 60, CIFAR10) == f"not for upload: {problem}"
+
+
+def test_edited_submission_comes_with_the_command_of_its_own_run(file):
+    expected = Expected.of_run("mine", np.arange(1, 4), np.array([9, 9, 9]))
+
+    (problem,) = check(file, expected, CIFAR10)
+    assert problem.endswith("; python run.py predict --run mine writes it again")

@@ -259,3 +259,21 @@ def test_batch_size_is_at_most_the_number_of_images_and_even_for_mixup(batch_siz
     config = TrainConfig(batch_size=batch_size, cutmix_alpha=alpha)
 
     assert config.actual_batch_size(num_images) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("on", "on"), ("off", "off"), ("true", "on"), ("auto", "auto")])
+def test_on_and_off_are_names_where_a_key_has_them_as_values(text, expected):
+    assert override_config(Config(), [f"machine.compile={text}"]).machine.compile == expected
+
+
+@pytest.mark.parametrize("key", ["folds.num_folds", "seed", "members.airbench94.train.label_smoothing"])
+def test_boolean_in_the_place_of_a_number_is_rejected(key):
+    with pytest.raises(ConfigError, match=rf"{key}: expected a number, found True"):
+        override_config(Config(), [f"{key}=yes"])
+
+
+@pytest.mark.parametrize("text", ["1e-1", "1.0e-1", "0.1"])
+def test_number_with_an_exponent_needs_no_point(text):
+    augment = f"members.airbench94.augment=[{{name: HorizontalFlip, params: {{p: {text}}}}}]"
+
+    assert override_config(Config(), [augment]).members["airbench94"].augment[0].params["p"] == 0.1

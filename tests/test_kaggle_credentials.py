@@ -15,6 +15,7 @@ from pipeline.submission import kaggle_credentials
 from pipeline.submission.find_credentials import find_credentials
 from pipeline.submission.kaggle_credentials import redacted, warn_of_readable_credentials
 from pipeline.submission.kaggle_session import client_environment
+from pipeline.submission.network_settings import proxies
 
 KEY = "0123456789abcdef0123456789abcdef"
 TOKEN = "KGAT_" + KEY
@@ -385,3 +386,22 @@ def test_permissions_are_not_checked_on_windows(home, caplog, monkeypatch):
         warn_of_readable_credentials()
 
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("password", ["se/cretword99", "pa@sswordtail99", "plainword99"])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_password_of_a_proxy_is_never_shown(monkeypatch, scheme, password):
+    monkeypatch.setenv("https_proxy", f"{scheme}me:{password}@127.0.0.1:9")
+    shown = redacted(proxies() + f" ProxyError: {scheme}me:{password}@127.0.0.1:9 Failed to parse: 'me:se'")
+
+    assert "127.0.0.1:9" in shown
+    for part in (password, password.rpartition("@")[2], password.rpartition("/")[2], "me:se"):
+        assert part not in shown
+
+
+def test_pipe_in_the_place_of_a_file_of_credentials_is_named(home):
+    (home / ".kaggle").mkdir(exist_ok=True)
+    os.mkfifo(home / ".kaggle" / "kaggle.json")
+
+    with pytest.raises(KaggleError, match=r"kaggle\.json is neither a file nor a folder"):
+        find_credentials()

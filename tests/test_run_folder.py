@@ -371,3 +371,10 @@ def test_run_of_another_version_is_rejected_with_the_keys(run):
 
     with pytest.raises(RunError, match=r"(?s)first is of another version .* choose another --run:.*now 'predict.tta'"):
         run.config()
+
+
+def test_name_of_a_config_that_is_not_unicode_is_saved_escaped(run):
+    run.path.mkdir()
+    run.save_json("environment.json", {"config": "q\udcff"})
+
+    assert run.environment() == {"config": "q\udcff"}

@@ -278,3 +278,13 @@ def test_encrypted_archive_is_rejected(tmp_path, encrypts_header):
 
     with pytest.raises(InputError, match=r"test\.7z: it is encrypted with a password, which is not supported"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"), [(b"PK\3\4", "a zip"), (b"MZ", "a program that extracts itself"), (b"Rar!", r"a \.rar archive")]
+)
+def test_archive_of_another_format_is_named_as_what_it_is(tmp_path, start, kind):
+    (tmp_path / "train.7z").write_bytes(start + bytes(100))
+
+    with pytest.raises(InputError, match=rf"it is {kind}, not a \.7z archive, which is not supported; extract"):
+        read(tmp_path / "train.7z")
