@@ -1,4 +1,4 @@
-"""Commands that error messages tell the user to run."""
+"""Commands that error messages give."""
 
 import os
 import shlex

@@ -51,7 +51,7 @@ class RetryableError(Exception):
     def __init__(self, message: str, *, retry_after: float | None = None, is_timeout: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        """Seconds that Kaggle wants the client to wait, if it said so."""
+        """Seconds that Kaggle wants the client to wait, if its response has them."""
         self.is_timeout = is_timeout
         """The request was sent, and may still be processed."""
 
