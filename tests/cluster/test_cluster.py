@@ -161,7 +161,7 @@ def test_user_error_of_a_node_is_reported_and_not_retried(cluster, tmp_path):
         (("--set", "machine.num_threads=64"), r"error: a job needs 64 threads, but no node has that many cores"),
         (
             ("--set", "machine.shared_dir=nowhere"),
-            r"error: machine\.shared_dir: no folder can be created in nowhere: No such",
+            r"error: machine\.shared_dir: no folder can be created in nowhere: does not exist",
         ),
     ],
 )
