@@ -15,8 +15,6 @@ from pipeline.progress import log
 
 # Lustre without the option flock, some NFS and FUSE mounts
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-
-
 POLL_SECONDS = 0.2
 SECONDS_WITHOUT_OWNER = 10.0  # every owner writes its process id at once: a lock without one is none
 
@@ -52,15 +50,13 @@ def file_lock(path: Path, *, wait_for: str = "", on_wait: Callable[[], None] = l
 
 
 def _acquire(lock: FileLock, owner: Path, wait_for: str, on_wait: Callable[[], None]) -> None:
-    try:
+    with suppress(Timeout):
         lock.acquire(timeout=0)
-    except Timeout:
-        process = _read_owner(owner)
-        if not wait_for:
-            raise LockedError(process or "unknown") from None
-        log.info("waiting for process %s: %s", process or "unknown", wait_for)
-    else:
         return
+    process = _read_owner(owner) or "unknown"
+    if not wait_for:
+        raise LockedError(process)
+    log.info("waiting for process %s: %s", process, wait_for)
     last_seen = time.monotonic()
     while time.monotonic() - last_seen < SECONDS_WITHOUT_OWNER:
         on_wait()

@@ -104,10 +104,7 @@ def _lock_if_writable(cache_dir: Path, split: Split, on_wait: Callable[[], None]
                 lock = cache_dir / f".{split}.lock"
                 stack.enter_context(file_lock(lock, wait_for=f"it decodes the {split} images", on_wait=on_wait))
         except OSError as error:
-            raise InputError(
-                f"the decoded images can't be written to {cache_dir}: {explain_cause(error)}, or choose another folder "
-                "with --set images.cache_dir=DIR"
-            ) from None
+            raise _unwritable("the decoded images", cache_dir, error) from None
         yield
 
 
@@ -163,10 +160,14 @@ def _write_errors(folder: Path, num_bytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"the decoded images ({num_bytes / 1e6:,.0f} MB) can't be written to {folder}: {explain_cause(error)}, or "
-            "choose another folder with --set images.cache_dir=DIR"
-        ) from None
+        raise _unwritable(f"the decoded images ({num_bytes / 1e6:,.0f} MB)", folder, error) from None
+
+
+def _unwritable(what: str, folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{what} can't be written to {folder}: {explain_cause(error)}, or choose another folder with --set "
+        "images.cache_dir=DIR"
+    )
 
 
 def _make_store(
