@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import CascadeConfig
-from pipeline.data.image_cache import ImageStore
+from pipeline.data.image_store import ImageStore
 from pipeline.ensemble import Ensemble, Probabilities, mean_logits
 from pipeline.executors.executor import Executor
 from pipeline.executors.fold_job import FoldJob, PredictRequest

@@ -10,7 +10,8 @@ import torch
 
 from pipeline.config import Config
 from pipeline.config_files import DEFAULT_CONFIG, load_config, override_config
-from pipeline.data.image_cache import ImageStore, cache_folder
+from pipeline.data.image_cache import cache_folder
+from pipeline.data.image_store import ImageStore
 from pipeline.data.labels import parse_labels
 from pipeline.data.prepare import prepare
 from pipeline.data.source import Source, find_source

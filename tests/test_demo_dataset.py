@@ -17,7 +17,7 @@ from pipeline.task import CIFAR10
 MANY_CLASSES = replace(CIFAR10, class_names=tuple("abcdefghijklmnopqrstuvwxy"), image_shape=(48, 48, 3))
 
 
-@pytest.mark.parametrize("damage", ["deleted", "truncated", "without solution"])
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "unknown method", "without solution"])
 def test_demo_whose_files_were_lost_makes_them_again(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(dataset, "DEMO_TRAIN", 30)
     monkeypatch.setattr(dataset, "DEMO_TEST", 10)
@@ -27,6 +27,10 @@ def test_demo_whose_files_were_lost_makes_them_again(tmp_path, monkeypatch, dama
         path.unlink()
     elif damage == "truncated":
         path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "unknown method":
+        data = bytearray(path.read_bytes())
+        data[data.index(b"PK\1\2") + 10] ^= 0x40
+        path.write_bytes(data)
     else:
         (folder / dataset.SOLUTION_CSV).unlink()
 

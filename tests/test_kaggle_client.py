@@ -10,6 +10,7 @@ import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -283,6 +284,15 @@ def test_upload_fails_after_three_interruptions(server, client, submission):
     assert server.submissions == []
 
 
+@pytest.mark.parametrize("ref", ["", "abc", "0", "-1", "1.5"])
+def test_upload_without_a_reference_number_is_an_error(monkeypatch, client, submission, ref):
+    api = SimpleNamespace(competition_submit=lambda *_, **__: SimpleNamespace(ref=ref, message="try later"))
+    monkeypatch.setattr(client, "_call", lambda call, _timeout: call(api))
+
+    with pytest.raises(KaggleError, match=r"submission\.csv was interrupted \(try later\)"):
+        client.upload(submission, "message [sha256:abc]", "sha256:abc")
+
+
 def test_rejected_file_is_not_a_submission(server, client, submission):
     server.faults["PUT"] = [Response(403, "signature expired") for _ in range(20)]
 
@@ -323,6 +333,7 @@ def test_scoring_error_comes_with_its_reason(server, client, submission):
             "You must accept this competition's rules",
             r"403: You must accept.*https://www\.kaggle\.com/c/cifar-10/rules",
         ),
+        (403, "Verify your phone number", r"403: Verify your phone number\)\. See https://www\.kaggle\.com/settings"),
         (404, "Not found", r"404.*the competition cifar-10 is closed, or has another name"),
         (400, "Submission limit reached: 5 per day", r"limit reached: 5 per day .*is reset at 00:00 UTC"),
     ],

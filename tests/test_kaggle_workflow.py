@@ -174,6 +174,15 @@ def test_submission_of_a_run_that_lost_a_fold_is_uploaded(setup):
     assert "submission.csv: complete, public 0.8100" in done.stdout
 
 
+def test_run_whose_folder_is_a_link_is_checked_by_the_name_of_the_link(setup):
+    folder, _, run = setup
+    (folder / "submissions/linked").symlink_to(folder / "submissions/tiny")
+    done = run("check", "submissions/linked/submission.csv")
+
+    assert done.returncode == 0, done.stderr
+    assert "the run linked" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("token", "message"),
     [

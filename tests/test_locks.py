@@ -11,6 +11,7 @@ import filelock
 import pytest
 from conftest import ROOT
 
+from pipeline import locks
 from pipeline.locks import LockedError, file_lock
 
 
@@ -71,6 +72,19 @@ def test_file_system_without_locks_gives_a_warning(tmp_path, caplog, monkeypatch
 
     assert "this file system has no locks" in caplog.text
     assert "start no second process" in caplog.text
+
+
+def test_lock_that_no_process_holds_gives_a_warning(tmp_path, caplog, monkeypatch):
+    def wait(*_args, **_kwargs):
+        raise filelock.Timeout(str(tmp_path / ".lock"))
+
+    monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
+    monkeypatch.setattr(locks, "SECONDS_WITHOUT_OWNER", 0.01)
+    monkeypatch.setattr(filelock.FileLock, "acquire", wait)
+    with file_lock(tmp_path / ".lock", wait_for="it decodes the images"):
+        pass
+
+    assert "this file system has no locks (it reports a lock that no process holds)" in caplog.text
 
 
 def test_other_errors_of_a_lock_are_raised(tmp_path, monkeypatch):

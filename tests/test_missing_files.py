@@ -12,12 +12,12 @@ from pipeline.errors import InputError
 from pipeline.task import CIFAR10
 
 
-def split_into_parts(folder, numbers=(1, 2, 3)):
+def split_into_parts(folder, numbers=(1, 2, 3), form="03"):
     data = (folder / "train.7z").read_bytes()
     (folder / "train.7z").unlink()
-    size = len(data) // 3 + 1
+    size = len(data) // len(numbers) + 1
     for number in numbers:
-        (folder / f"train.7z.{number:03}").write_bytes(data[(number - 1) * size : number * size])
+        (folder / f"train.7z.{number:{form}}").write_bytes(data[(number - 1) * size : number * size])
 
 
 def replace_archive(make, name="train"):
@@ -51,7 +51,10 @@ def zip_images(folder):
 AGAIN = r"download it again: python run\.py download --again --input "
 MISSING = {
     "no archive": (lambda folder: (folder / "train.7z").unlink(), AGAIN),
-    "parts": (split_into_parts, r"train\.7z\.001, .*join the parts of train\.7z: cat .*7z\.\[0-9\]\* > .*7-Zip"),
+    "parts": (
+        split_into_parts,
+        r"train\.7z\.001, .*join the parts of train\.7z: cat .*7z\.\[0-9\]\[0-9\]\[0-9\] > .*7-Zip",
+    ),
     "a part is missing": (lambda folder: split_into_parts(folder, (1, 3)), r"the part train\.7z\.002 is missing"),
     "a far part": (lambda folder: split_into_parts(folder, (2, 9999)), r"the part train\.7z\.001 is missing"),
     "capitals": (lambda folder: (folder / "train.7z").rename(folder / "Train.7Z"), "rename Train.7Z to train.7z"),
@@ -113,9 +116,10 @@ def test_missing_images_are_one_error_with_what_was_found_and_what_to_do(archive
     assert "\n" not in str(error.value)
 
 
-def test_advice_to_join_the_parts_works(archives_folder, tmp_path):
+@pytest.mark.parametrize("form", ["03", ""], ids=["three digits", "no leading zeros"])
+def test_advice_to_join_the_parts_works(archives_folder, tmp_path, form):
     folder = shutil.copytree(archives_folder, tmp_path / "an input")
-    split_into_parts(folder)
+    split_into_parts(folder, range(1, 13), form)
     with pytest.raises(InputError) as error:
         find(folder).ids("train")
     command = re.search(r"cat .*(?= \(on Windows)", str(error.value))[0]

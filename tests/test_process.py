@@ -65,6 +65,15 @@ def test_lack_of_memory_is_one_line_with_what_to_reduce(end_of, error):
     assert printed.count("\n") == 1
 
 
+def test_limit_of_threads_is_one_line_that_names_it(end_of):
+    status, printed = end_of(RuntimeError("can't start new thread"))
+
+    assert status == 1
+    assert printed == (
+        "error: this user or container may start no more threads; raise the limit (ulimit -u, docker --pids-limit)\n"
+    )
+
+
 def test_missing_package_is_named_with_the_command_that_installs_it(end_of):
     status, printed = end_of(ModuleNotFoundError("No module named 'timm'", name="timm"))
 

@@ -1,11 +1,15 @@
 import base64
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from pipeline import predictions, results
 from pipeline.config import Config
@@ -160,6 +164,11 @@ def pixels(image):
 def looks_like(image, expected):
     """WebP changes an image slightly; other images differ far more."""
     return np.abs(pixels(image).astype(int) - expected).mean() < 8
+
+
+def test_figures_are_drawn_whatever_backend_a_notebook_sets():
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    subprocess.run([sys.executable, "-c", "import pipeline.report.figures"], cwd=ROOT, env=environment, check=True)
 
 
 def test_data_uri_contains_the_image():

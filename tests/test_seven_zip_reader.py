@@ -102,6 +102,7 @@ def test_archive_of_one_stored_member_is_read(tmp_path):
         (archive_of(coder("04f71104", bytes(3))), "LZ4"),
         (archive_of(coder("04f71106", bytes(3))), "Lizard"),
         (archive_of(coder("0a0b0c")), "the method 0a0b0c"),
+        (archive_of(coder("030101", bytes([8, 0, 0, 1, 0]))), "LZMA with lc + lp over 4"),
         (archive_of(BZIP2, coder("03", b"\x02")), "BZip2 and Delta"),
         (archive_of(coder("03030103"), LZMA2), "BCJ and LZMA2"),
         (archive_of(LZMA2, *[coder("03030103")] * 4), "LZMA2 and BCJ"),

@@ -1,16 +1,12 @@
-"""A source -> one memory-mapped uint8 array of decoded images per split, decoded once and checked by a checksum."""
+"""A source -> one store of decoded images per split; each image is decoded once, by one process."""
 
-import errno
-import json
 import os
 import shutil
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from io import FileIO
 from itertools import islice
 from pathlib import Path
@@ -18,36 +14,19 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
-from numpy.typing import NDArray
 
 from pipeline.advice import prepare_again
 from pipeline.cores import available_cores
+from pipeline.data.image_store import FILES, IDS, IMAGES, ImageStore, open_store, read_manifest, write_manifest
 from pipeline.data.source import Source
 from pipeline.error_messages import explain_cause
 from pipeline.errors import InputError
-from pipeline.files import write_json
 from pipeline.locks import file_lock
-from pipeline.progress import ProgressCallback, log, no_progress
+from pipeline.progress import ProgressCallback, no_progress
 from pipeline.task import Ids, Split
 
-FILES = ("ids.npy", "images.npy", "manifest.json")
 FORMAT = 1  # of the cache; increment it when the decoder's output changes
-READ_SIZE = 1 << 24  # bytes
 CHUNK_SIZE = 200  # images per decode job
-
-
-@dataclass(frozen=True)
-class ImageStore:
-    """The images of a split: ids [N], ascending, and images uint8 [N, height, width, 3], memory-mapped."""
-
-    ids: Ids
-    images: NDArray[np.uint8]
-    checksum: str
-    folder: Path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the folder in place of the images: another process of this machine maps the same file."""
-        return _map_store, (self.ids, self.checksum, self.folder)
 
 
 def accept_all(_ids: Ids) -> None:
@@ -121,7 +100,7 @@ def _require_own_folder(folder: Path) -> None:
 
 def _open_if_made(folder: Path, made_from: dict[str, Any], source: Source) -> ImageStore | None:
     """Open a store if it is there. Raises InputError if it was made from other files, or is corrupted."""
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     if manifest is None:
         return None
     if manifest["made_from"] != made_from:
@@ -130,28 +109,6 @@ def _open_if_made(folder: Path, made_from: dict[str, Any], source: Source) -> Im
             f"To rebuild it: {prepare_again(source.folder)}; to keep it: --set images.cache_dir=DIR"
         )
     return open_store(folder, manifest, source.task.image_shape, prepare_again(source.folder))
-
-
-def open_store(
-    folder: Path,
-    manifest: dict[str, Any],
-    image_shape: tuple[int, int, int],
-    remedy: str = "python run.py prepare --again",
-) -> ImageStore:
-    """Open a folder of decoded images. Raises InputError if it is corrupted or does not match its manifest."""
-    try:
-        ids = np.load(folder / "ids.npy", allow_pickle=False)
-        images = _map_images(folder)
-        status = (folder / "images.npy").stat()
-        # The checksum of all images takes a second; it is not needed while the modification time is the same.
-        is_intact = status.st_mtime_ns == manifest["mtime_ns"] or _checksum(folder) == manifest["checksum"]
-    except Exception as error:
-        # Corrupted bytes make numpy raise errors of any type, also MemoryError.
-        raise _corrupted(folder, str(error), remedy) from None
-    shape = (manifest["num_images"], *image_shape)
-    if images.dtype != np.uint8 or images.shape != shape or ids.shape != shape[:1] or not is_intact:
-        raise _corrupted(folder, "it does not match its manifest", remedy)
-    return ImageStore(ids, images, manifest["checksum"], folder)
 
 
 @contextmanager
@@ -180,18 +137,11 @@ def _make_store(
     partial = folder.with_name(f"{split}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
-        np.save(partial / "ids.npy", ids)
-        with (partial / "images.npy").open("wb", buffering=0) as file:
+        np.save(partial / IDS, ids)
+        with (partial / IMAGES).open("wb", buffering=0) as file:
             _decode_all(source, split, ids, file, on_progress)
             os.fsync(file.fileno())
-        status = (partial / "images.npy").stat()
-        manifest = {
-            "made_from": made_from,
-            "num_images": len(ids),
-            "checksum": _checksum(partial),
-            "mtime_ns": status.st_mtime_ns,
-        }
-        write_json(partial / "manifest.json", manifest)
+        write_manifest(partial, made_from, len(ids))
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     finally:
@@ -241,46 +191,6 @@ def _write_at(file: FileIO, data: bytes, position: int) -> None:
     file.seek(position)
     while data:
         data = data[file.write(data) :]
-
-
-def _map_store(ids: Ids, checksum: str, folder: Path) -> ImageStore:
-    return ImageStore(ids, _map_images(folder), checksum, folder)
-
-
-def _map_images(folder: Path) -> NDArray[np.uint8]:
-    """Map the images into memory, or read them where the file system has no memory maps."""
-    path = folder / "images.npy"
-    try:
-        images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        if error.errno not in (errno.ENODEV, errno.EINVAL, errno.EACCES, errno.EPERM) or not os.access(path, os.R_OK):
-            raise
-        log.warning("%s is read into memory: its file system has no memory maps (%s)", path, error.strerror)
-        images = np.load(path, allow_pickle=False)
-    return images
-
-
-def _corrupted(folder: Path, cause: str, remedy: str) -> InputError:
-    return InputError(f"{folder} is corrupted ({cause}); rebuild it: {remedy}")
-
-
-def _checksum(folder: Path) -> str:
-    """Return the CRC-32 of ids and images, which detects accidents, not attacks."""
-    crc = 0
-    for name in ("ids.npy", "images.npy"):
-        with (folder / name).open("rb") as file:
-            while data := file.read(READ_SIZE):
-                crc = zlib.crc32(data, crc)
-    return f"{crc:08x}"
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    keys = {"made_from", "num_images", "checksum", "mtime_ns"}
-    return manifest if isinstance(manifest, dict) and keys <= manifest.keys() else None
 
 
 def _describe(made_from: dict[str, Any]) -> str:

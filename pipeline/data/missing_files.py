@@ -54,14 +54,15 @@ def _names(task: Task) -> list[str]:
 def _join_parts(folder: Path, names: list[str], found: list[str]) -> str:
     """Return how to join an archive in parts, such as train.7z.001, .002."""
     for name in names:
-        numbers = {int(other.rpartition(".")[2]) for other in found if _is_part(other, name)}
+        suffixes = [other.rpartition(".")[2] for other in found if _is_part(other, name)]
+        numbers = set(map(int, suffixes))
         if not numbers or name in found:
             continue
         if gaps := set(range(1, max(numbers) + 1)) - numbers:
             return f"the part {name}.{min(gaps):03} is missing: put all parts of {name} there, then join them"
         path = shell_command([str(folder / name)])
-        has_same_length = len({len(other) for other in found if _is_part(other, name)}) == 1
-        parts = f"{path}.[0-9]*" if has_same_length else f"$(ls -v {path}.[0-9]*)"
+        # One pattern per number of digits: a shell sorts 10 before 2.
+        parts = " ".join(f"{path}.{'[0-9]' * num_digits}" for num_digits in sorted(set(map(len, suffixes))))
         return f"join the parts of {name}: cat {parts} > {path} (on Windows: 7-Zip, Combine files)"
     return ""
 

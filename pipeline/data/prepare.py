@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.image_cache import ImageStore, accept_all, prepare_images
+from pipeline.data.image_cache import accept_all, prepare_images
+from pipeline.data.image_store import ImageStore
 from pipeline.data.prefetch import CancelledError
 from pipeline.data.source import Source
 from pipeline.errors import InputError

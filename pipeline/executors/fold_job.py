@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.config import MemberConfig
-from pipeline.data.image_cache import ImageStore
+from pipeline.data.image_store import ImageStore
 from pipeline.learning.device import Machine
 from pipeline.learning.flops import forward_flops, training_flops
 from pipeline.learning.inputs import InputSpec

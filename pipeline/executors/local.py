@@ -3,7 +3,7 @@
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from pipeline.data.image_cache import ImageStore
+from pipeline.data.image_store import ImageStore
 from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.learning.device import Machine
 from pipeline.predictions import Predictions

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.config import MachineConfig
 from pipeline.cores import available_cores
-from pipeline.data.image_cache import ImageStore
+from pipeline.data.image_store import ImageStore
 from pipeline.errors import RunError, UserError
 from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.executors.remote_progress import remote_progress

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import pipeline
 from pipeline.config import MachineConfig
 from pipeline.cores import available_cores
-from pipeline.data.image_cache import ImageStore
+from pipeline.data.image_store import ImageStore
 from pipeline.error_messages import explain_cause
 from pipeline.errors import ConfigError, RunError
 from pipeline.executors import ray_worker

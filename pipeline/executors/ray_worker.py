@@ -15,7 +15,7 @@ import ray
 from numpy.typing import NDArray
 
 from pipeline.config import MachineConfig
-from pipeline.data.image_cache import ImageStore
+from pipeline.data.image_store import ImageStore
 from pipeline.executors.fold_job import FoldJob, PredictRequest, predict_slice
 from pipeline.files import write_bytes
 from pipeline.learning.device import set_up_machine

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Config
-from pipeline.data.image_cache import ImageStore
+from pipeline.data.image_store import ImageStore
 from pipeline.ensemble import Ensemble, Probabilities
 from pipeline.errors import RunError
 from pipeline.evaluate import Evaluation

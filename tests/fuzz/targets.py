@@ -17,7 +17,7 @@ import torch
 
 from pipeline.config_files import build_config, override_config, parse_yaml
 from pipeline.data.decode import decode_png
-from pipeline.data.image_cache import open_store
+from pipeline.data.image_store import open_store
 from pipeline.data.kaggle_files import KaggleFiles
 from pipeline.data.labels import parse_ids, parse_labels
 from pipeline.data.seven_zip_reader import SevenZipReader
