@@ -4,15 +4,11 @@ Colours are CSS variables of the page, so that one SVG serves light, dark and pr
 """
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-
-# Figures need no display; a notebook sets a backend that may not be installed here.
-os.environ["MPLBACKEND"] = "agg"
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
