@@ -22,5 +22,10 @@ def download_again(folder: Path) -> str:
     return _with_input("python run.py download --again", folder)
 
 
+def for_run(command: str, run: str, folder: Path) -> str:
+    """Return a command on a run with an input folder."""
+    return _with_input(f"python run.py {command} --run {run}", folder)
+
+
 def _with_input(command: str, folder: Path) -> str:
     return command if folder == Path("input") else f"{command} --input {shell_command([str(folder)])}"

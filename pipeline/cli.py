@@ -180,7 +180,7 @@ def submit(
     from pipeline.submit import submit as submit_file
 
     upload, scores = submit_file(
-        file or open_run(run).submission,
+        file or open_run(run).existing_submission(),
         input_dir,
         context.obj,
         message=message,

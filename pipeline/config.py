@@ -9,6 +9,7 @@ from pipeline.config_types import AugmentParams, FolderName, HomePath, ModelPara
 
 Json = dict[str, Any]
 MAX_BATCH_SIZE = 2**16
+RUN_FILES = (".json", ".yaml", ".csv", ".npz", ".html")
 
 
 class BaseConfig(BaseModel):
@@ -239,6 +240,18 @@ class Config(BaseConfig):
     predict: PredictConfig = PredictConfig()
     machine: MachineConfig = MachineConfig()
     log: LogConfig = LogConfig()
+
+    @field_validator("members")
+    @classmethod
+    def _require_distinct_folders(cls, members: dict[str, MemberConfig]) -> dict[str, MemberConfig]:
+        """Each member has a folder in the run, beside the run's files; Windows and macOS ignore capitals."""
+        lower = [name.lower() for name in members]
+        for name in members:
+            if name.lower().endswith(RUN_FILES):
+                raise ValueError(f"{name!r} looks like a file of the run; choose a name without the ending")
+            if lower.count(name.lower()) > 1:
+                raise ValueError(f"{name!r} has the name of another member but for capitals; choose another name")
+        return members
 
     def experiment(self) -> Json:
         """Return what determines the results: everything but paths, logging and hardware settings."""

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.config import Config, Json
 from pipeline.config_errors import explain
+from pipeline.error_messages import explain_cause
 from pipeline.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -92,8 +93,10 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
             text = file.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise ConfigError(f"config {path} does not exist{_list_configs(path.parent)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path} can't be read: {error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"config {path} is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"config {path} can't be read: {explain_cause(error)}") from None
     tree = parse_yaml(text, str(path)) or {}
     if not isinstance(tree, dict):
         raise ConfigError(
@@ -145,11 +148,22 @@ def _override(tree: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError(f"--set {override!r}: expected key.sub=value, for example folds.num_folds=3")
+    _require_member(tree, parts)
     for part in parts[:-1]:
         child = tree.get(part)
         tree[part] = dict(child) if isinstance(child, dict) else {}
         tree = tree[part]
     tree[parts[-1]] = parse_yaml(text, f"--set {override!r}")
+
+
+def _require_member(tree: dict[str, Any], parts: list[str]) -> None:
+    """Raise ConfigError for a value of a member that the config does not have: it would become another member."""
+    members = tree.get("members") or Config.model_fields["members"].default
+    if len(parts) > 2 and parts[0] == "members" and isinstance(members, dict) and parts[1] not in members:
+        raise ConfigError(
+            f"--set {'.'.join(parts)}: the config has no member {parts[1]!r}, only {', '.join(map(str, members))}; to "
+            "add a member, set it as a whole: members.NAME={...}"
+        )
 
 
 def _list_configs(folder: Path) -> str:

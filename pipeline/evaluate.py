@@ -82,10 +82,8 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
 
     Raises RunError if they have no images in common, or label them differently.
     """
-    tables, predictions = (
-        [run.folds() for run in (first, second)],
-        [load_ensemble_predictions(run) for run in (first, second)],
-    )
+    predictions = [load_ensemble_predictions(run) for run in (first, second)]
+    tables = [run.folds() for run in (first, second)]
     ids = np.intersect1d(tables[0].ids, tables[1].ids)
     labels, other_labels = (table.labels_for(ids) for table in tables)
     if not len(ids) or not np.array_equal(labels, other_labels):
@@ -108,6 +106,11 @@ def score_test_images(predictions: Predictions, labels: Labels) -> Scores:
 
 
 def _load_ensemble(run: RunFolder) -> Ensemble:
+    if not (run.path / ENSEMBLE).exists():
+        raise RunError(
+            f"the run {run.name} has no ensemble yet: train all its folds (python run.py train --run {run.name}, with "
+            "the --input that it was started with)"
+        )
     values = run.load_json(ENSEMBLE)
     try:
         return Ensemble.from_json(values)

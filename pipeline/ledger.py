@@ -29,7 +29,7 @@ class Upload:
     file: str
     message: str
     date: str
-    """When the upload started, UTC."""
+    """When the upload started, UTC; empty: unknown, Kaggle had it and the ledger did not."""
     ref: int | None = None
     """Kaggle's reference number; None: started, and unknown whether it arrived."""
     status: str = "started"
@@ -38,6 +38,11 @@ class Upload:
     private: float | None = None
     reason: str = ""
     """Of the status error."""
+
+    @property
+    def tag(self) -> str:
+        """The end of the message, which identifies the upload at Kaggle."""
+        return self.message[max(self.message.rfind("["), 0) :]
 
     @property
     def scores(self) -> dict[str, float]:

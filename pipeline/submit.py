@@ -22,7 +22,7 @@ def expected_submission(file: Path, input_dir: Path, task: Task) -> Expected:
     if run is not None:
         test = run.test_predictions()
         labels = test.labels if file.name == run.submission.name else None
-        return Expected.of_run(run.name, test.ids, labels)
+        return Expected.of_run(run.name, test.ids, labels, input_dir)
     source = find_source_or_none(input_dir, task)
     if source is not None:
         return Expected(source.ids("test"), f"the test images of {source.name}")

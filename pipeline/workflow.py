@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.advice import for_run
 from pipeline.cascade import max_prediction_flops, predict_cascade
 from pipeline.errors import RunError
 from pipeline.evaluate import Evaluation, FoldPredictions, evaluate, load_fold_predictions, score_test_images
@@ -63,7 +64,7 @@ def train(context: RunContext) -> Evaluation:
 def predict(context: RunContext) -> JobResult:
     """Predict the test images with the trained folds and write the submission. Raises RunError if folds are missing."""
     evaluation = validate(context.run, context.task)
-    _require_all_folds(context.run, evaluation, "python run.py train --run " + context.run.name)
+    _require_all_folds(context.run, evaluation, for_run("train", context.run.name, context.source.folder))
     with context.run.lock():
         prepare_run(context)
         test = predict_test(context, evaluation)
@@ -142,7 +143,8 @@ def save_submission(context: RunContext, test: CascadePredictions) -> None:
     """Write submission.csv, and check the file that was written."""
     run, ids, labels = context.run, test.predictions.ids, test.predictions.labels
     write_submission(run.submission, ids, labels, context.task)
-    problems = check(run.submission, Expected.of_run(run.name, ids, labels), context.task)
+    expected = Expected.of_run(run.name, ids, labels, context.source.folder)
+    problems = check(run.submission, expected, context.task)
     if problems:
         raise RunError(f"{run.submission} does not match the predictions: {'; '.join(problems)}")
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.results import Scores
 from pipeline.submission.check import Expected, check, upload_instructions, upload_message, wrong_size
 from pipeline.submission.csv_file import write_submission
@@ -43,6 +44,11 @@ def test_label_with_a_line_end_is_not_valid(file):
     assert problem.startswith("unknown labels: 'c\\nat' (line 2)")
 
 
+def test_folder_is_rejected_with_the_name_of_a_submission_in_it(tmp_path):
+    with pytest.raises(InputError, match=r"is a folder, expected a submission, such as .*/submission\.csv$"):
+        check(tmp_path, Expected(np.array([1]), "the input"), CIFAR10)
+
+
 def test_expected_names_its_origin_and_number_of_rows():
     assert str(Expected(np.arange(1, 2001), "the test images of the run quick")) == (
         "the test images of the run quick, 2,000"
@@ -69,7 +75,7 @@ def test_submission_of_the_wrong_size_is_not_for_upload():
 
 
 def test_edited_submission_comes_with_the_command_of_its_own_run(file):
-    expected = Expected.of_run("mine", np.arange(1, 4), np.array([9, 9, 9]))
+    expected = Expected.of_run("mine", np.arange(1, 4), np.array([9, 9, 9]), Path("input"))
 
     (problem,) = check(file, expected, CIFAR10)
     assert problem.endswith("; python run.py predict --run mine writes it again")

@@ -173,6 +173,31 @@ def test_missing_config_error_lists_the_configs_in_its_folder(tmp_path):
         load_config(tmp_path / "config.yaml")
 
 
+def test_override_of_a_member_that_does_not_exist_is_rejected_with_the_members():
+    config = override_config(Config(), ["members.airbench94.train.epochs=3"])
+
+    with pytest.raises(
+        ConfigError, match=r"^--set members\.net\.train\.epochs: the config has no member 'net', only air"
+    ):
+        override_config(config, ["members.net.train.epochs=3"])
+    both = override_config(config, ["members.net={train: {epochs: 2}}", "members.net.train.batch_size=8"])
+    assert {name: member.train.epochs for name, member in both.members.items()} == {"airbench94": 3, "net": 2}
+    assert both.members["net"].train.batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("metrics.json",), "'metrics.json' looks like a file of the run; choose a name without the ending"),
+        (("Report.HTML",), "'Report.HTML' looks like a file of the run"),
+        (("net", "Net"), "'net' has the name of another member but for capitals"),
+    ],
+)
+def test_member_that_could_not_have_a_folder_of_its_own_is_rejected(names, message):
+    with pytest.raises(ConfigError, match=rf"members: .*{message}"):
+        build_config({"members": {name: {} for name in names}}, "config")
+
+
 def test_override_without_a_value_is_rejected():
     with pytest.raises(ConfigError, match=r"--set 'folds\.num_folds': expected key\.sub=value"):
         build_config({}, "x", ["folds.num_folds"])
@@ -277,3 +302,11 @@ def test_number_with_an_exponent_needs_no_point(text):
     augment = f"members.airbench94.augment=[{{name: HorizontalFlip, params: {{p: {text}}}}}]"
 
     assert override_config(Config(), [augment]).members["airbench94"].augment[0].params["p"] == 0.1
+
+
+def test_config_in_another_encoding_is_rejected_with_what_to_do(tmp_path):
+    path = tmp_path / "utf16.yaml"
+    path.write_text("seed: 1\n", encoding="utf-16")
+
+    with pytest.raises(ConfigError, match=r"utf16\.yaml is not UTF-8 text; save it as UTF-8$"):
+        load_config(path)

@@ -192,8 +192,16 @@ def test_predictions_of_an_evaluated_run_are_loaded_to_the_same_bytes(tmp_path):
 
 
 def test_run_that_is_not_evaluated_has_no_combined_predictions(tmp_path):
-    with pytest.raises(RunError, match=r"ensemble\.json can't be read"):
+    with pytest.raises(RunError, match=r"^the run run has no ensemble yet: train all its folds \(python run\.py train"):
         load_ensemble_predictions(make_run(tmp_path))
+
+
+def test_comparison_with_a_missing_run_lists_the_existing_runs(tmp_path):
+    run = make_run(tmp_path)
+    evaluate_run(run)
+
+    with pytest.raises(RunError, match=r"^there is no run nothing in .*; existing runs: run$"):
+        compare_runs(run, RunFolder(tmp_path, "nothing"))
 
 
 def test_runs_are_compared_on_their_common_images(tmp_path):

@@ -123,6 +123,15 @@ def test_zip_with_one_flipped_bit_is_downloaded_again(server, client, folder, ca
     assert "cifar-10.zip is corrupted: the checksum of train.7z is wrong; downloading it again" in caplog.text
 
 
+def test_answer_that_is_no_zip_is_reported_and_leaves_no_file(server, client, folder):
+    server.faults["DownloadDataFiles"] = [Response(200, "hi")]
+
+    with pytest.raises(KaggleError, match=r"^something else than Kaggle's zip arrived; a proxy or the login page"):
+        client.download(folder)
+    assert files_in(folder) == []
+    assert client.download(folder).exists()
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_download_with_a_wrong_checksum_does_not_replace_the_old_file(server, client, folder, again):
     path = folder / CIFAR10.zip_name

@@ -36,7 +36,7 @@ def end_of(monkeypatch, capsys):
     ("number", "text"),
     [
         (errno.EACCES, "error: some/file: permission denied; give yourself access, or choose another path\n"),
-        (errno.EISDIR, "error: some/file: is a folder, expected a file; rename or remove it"),
+        (errno.EISDIR, "error: some/file: is a folder, expected a file; rename it, or choose"),
         (errno.ENOTDIR, "error: some/file: a part of this path is a file, expected a folder"),
         (errno.ENAMETOOLONG, "error: some/file: the name is too long for the file system; choose a shorter one\n"),
         (errno.EROFS, "error: some/file: the file system is read-only; choose another folder\n"),

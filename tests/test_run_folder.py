@@ -1,5 +1,6 @@
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -288,6 +289,7 @@ def test_corrupted_times_are_reported_and_replaced(run, caplog, monkeypatch, tex
 
 def test_saved_ensemble_combines_the_out_of_fold_predictions(run):
     run.create_or_verify(Config.model_validate({"folds": {"num_folds": 2}, "members": {"a": {}, "b": {}}}), {}, {})
+    run.save_folds(TABLE)
     probabilities = {"a": [0.9, 0.1], "b": [0.5, 0.5]}
     for name, values in probabilities.items():
         for fold in (0, 1):
@@ -338,6 +340,43 @@ def test_edited_file_of_a_run_is_detected(run, name):
         RunError, match=rf"^files of the run first were changed or deleted since it wrote them: {name};"
     ):
         run.config()
+
+
+@pytest.mark.parametrize("name", ["folds.csv", "config.yaml", "input.json", "environment.json", "checksums.json"])
+@pytest.mark.parametrize("others", [(), ("checksums.json", "folds.csv")], ids=["alone", "with others"])
+def test_run_with_trained_folds_does_not_start_again_without_one_of_its_files(run, name, others):
+    run.create_or_verify(Config(), {"train": "1"}, {"date": "today"})
+    run.save_folds(TABLE)
+    run.fold("net", 0).finish(HISTORY, {}, PREDICTIONS)
+    for each in {name, *others}:
+        (run.path / each).unlink()
+
+    with pytest.raises(RunError, match=rf"^files of the run first were changed or deleted .*{name}.*choose another"):
+        run.create_or_verify(override_config(Config(), ["seed=1"]), {"train": "1"}, {"date": "today"})
+
+
+def test_run_that_is_deleted_while_it_is_written_is_reported(run):
+    run.create_or_verify(Config(), {}, {})
+    run.save_folds(TABLE)
+
+    def write():
+        with run.lock():
+            shutil.rmtree(run.path)
+            run.fold("net", 0).finish(HISTORY, {}, PREDICTIONS)
+
+    with pytest.raises(RunError, match=r"^files of the run first were .*: config\.yaml, environment\.json"):
+        write()
+
+
+def test_missing_submission_is_reported_with_the_command_that_writes_it(run, tmp_path):
+    run.create_or_verify(Config(), {}, {})
+
+    with pytest.raises(RunError, match=r"submission\.csv does not exist; python run\.py predict --run first"):
+        run.existing_submission()
+    with pytest.raises(RunError, match=r"there is no run second in .*; existing runs: first"):
+        RunFolder(tmp_path, "second").existing_submission()
+    run.submission.touch()
+    assert run.existing_submission() == run.submission
 
 
 def test_corrupted_test_slice_is_predicted_again(run, caplog, monkeypatch):

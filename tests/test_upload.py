@@ -69,6 +69,19 @@ def test_score_is_recorded_in_the_ledger(send, ledger, client):
     assert client.messages[0].startswith("text [sha256:")
 
 
+def test_upload_that_the_lost_ledger_does_not_have_is_found_at_kaggle(send, client, ledger):
+    send()
+    send(again=True)
+    (ledger._submissions / "ledger.json").unlink()
+    with pytest.raises(KaggleError, match=r"was uploaded before as submission 2 \(public 0\.8100.*; --again"):
+        send(wait_seconds=10), send()
+
+    assert len(client.messages) == 2
+    assert [upload.ref for upload in ledger.uploads()] == [1, 2]
+    assert send(again=True).ref == 3
+    assert client.messages[2].endswith(" upload 3]")
+
+
 def test_same_file_is_uploaded_once_unless_again_is_given(send, client, ledger):
     send()
     with pytest.raises(KaggleError, match=r"as submission 1 \(public 0\.8100, private 0\.8200\); --again"):

@@ -1,5 +1,6 @@
 """Context, upload message and evaluation by themselves; whole jobs are in test_end_to_end.py."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,11 @@ def test_predictions_and_report_need_all_folds(run, zip_folder):
 
     assert validate(run, CIFAR10).metrics == run.metrics()
     assert run.metrics().untrained_folds == missing
-    with pytest.raises(RunError, match=f"^run mine: not trained yet: {', '.join(missing)}; python run.py train --run"):
+    with pytest.raises(
+        RunError, match=f"^run mine: not trained yet: {', '.join(missing)}; python run.py train --run"
+    ) as error:
         predict(context)
+    assert re.search(r"train --run mine --input (.*)", str(error.value))[1] == str(zip_folder)
     with pytest.raises(RunError, match=f"^run mine: not trained yet: {', '.join(missing)}; a report needs all"):
         report(run, zip_folder, CIFAR10)
     assert not run.submission.exists()

@@ -96,7 +96,7 @@ def _unzip(task: Task, split: Split, zip_reader: ZipReader | None) -> str:
 
 def _is_of(task: Task, split: Split, path: str) -> bool:
     """Return whether a path in a zip is that of a split's images, of its archive under another name, or of a zip."""
-    *folders, base = path.split("/")
+    *folders, base = path.replace("\\", "/").split("/")
     archives = (task.archive_name(split), task.zip_name)
     return (split in folders and base.endswith(".png")) or any(
         _normalize(base) == name.lower() or _is_part(base, name) for name in archives

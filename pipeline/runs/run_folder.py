@@ -20,7 +20,7 @@ from pipeline.locks import LockedError, file_lock
 from pipeline.predictions import CascadePredictions, Predictions
 from pipeline.progress import log
 from pipeline.results import CascadeStats, Metrics, Result, StageTime
-from pipeline.runs.checksums import Checksums
+from pipeline.runs.checksums import CHECKSUMS_JSON, Checksums
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.prediction_files import CorruptedFileError, load_predictions, read_errors, save_predictions
@@ -81,15 +81,23 @@ class RunFolder:
                 where = self.path if error.filename is None else error.filename
                 raise RunError(f"{where} can't be written: {explain_cause(error)}") from None
             yield
+            self._require_intact()  # somebody may have deleted it meanwhile
+
+    def _require_intact(self) -> None:
+        """Raise RunError if files that the run wrote were changed or deleted."""
+        started = self._folds.exists() or any(self.path.glob("*/fold_*/*"))
+        names = (self._config.name, "environment.json", "input.json", self._folds.name, CHECKSUMS_JSON)
+        lost = [name for name in names if not (self.path / name).exists()] if started else []
+        changed = lost or self._checksums.corrupted()
+        if changed:
+            raise RunError(
+                f"files of the run {self.name} were changed or deleted since it wrote them: {', '.join(changed)}; "
+                "restore the original files, or choose another --run"
+            )
 
     def config(self) -> Config:
         """Return the config that the run was started with. Raises RunError if there is none, or files were edited."""
-        corrupted = self._checksums.corrupted()
-        if corrupted:
-            raise RunError(
-                f"files of the run {self.name} were changed or deleted since it wrote them: {', '.join(corrupted)}; "
-                "restore the original files, or choose another --run"
-            )
+        self._require_intact()
         try:
             text = self._config.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
@@ -103,6 +111,7 @@ class RunFolder:
 
     def check_config(self, config: Config) -> None:
         """Raise ConfigError with the differences if the run has another config, hardware settings aside."""
+        self._require_intact()
         changes = differences(self.config().experiment(), config.experiment()) if self.exists else []
         if changes:
             raise ConfigError(
@@ -195,6 +204,17 @@ class RunFolder:
         self.save_json(CASCADE, test.stats.model_dump(mode="json"))
 
     @property
+    def _predict_again(self) -> str:
+        return f"python run.py predict --run {self.name} (with the --input of its training) writes them"
+
+    def existing_submission(self) -> Path:
+        """Return the path of submission.csv. Raises RunError if there is none, or no such run."""
+        if not self.submission.exists():
+            self.config()
+            raise RunError(f"{self.submission} does not exist; {self._predict_again}")
+        return self.submission
+
+    @property
     def has_test_predictions(self) -> bool:
         """Whether the test images are predicted."""
         return self._test_predictions.exists()
@@ -202,7 +222,7 @@ class RunFolder:
     def test_predictions(self) -> Predictions:
         """Return the ensemble's test predictions. Raises RunError if there are none."""
         if not self.has_test_predictions:
-            raise RunError(f"the run {self.name} has no test predictions yet; python run.py predict --run {self.name}")
+            raise RunError(f"the run {self.name} has no test predictions yet; {self._predict_again}")
         with self._test_predictions_errors():
             return load_predictions(self._test_predictions)
 
@@ -220,7 +240,7 @@ class RunFolder:
         try:
             yield
         except CorruptedFileError as error:
-            raise RunError(f"{error.reason}; python run.py predict --run {self.name} writes it again") from None
+            raise RunError(f"{error.reason}; {self._predict_again}") from None
 
     def _load_result(self, name: str, result: type[ResultType], command: str) -> ResultType:
         """Read a typed result, which a command writes. Raises RunError."""

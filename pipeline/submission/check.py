@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.advice import for_run
 from pipeline.results import Scores
 from pipeline.submission.csv_file import check_submission, compare_with_predictions
 from pipeline.submission.kaggle_client import upload_command
@@ -23,12 +24,13 @@ class Expected:
     """Where the ids come from, for example "the test images of the run quick"."""
     labels: NDArray[np.int64] | None = None
     """Labels [N] that its run predicted; None for a file that is not the submission of a run."""
-    run_name: str = ""
+    rewrite: str = ""
+    """The command that writes the submission of its run again."""
 
     @classmethod
-    def of_run(cls, run_name: str, ids: Ids, labels: NDArray[np.int64] | None) -> Self:
+    def of_run(cls, run_name: str, ids: Ids, labels: NDArray[np.int64] | None, input_dir: Path) -> Self:
         """Return what a file in a run's folder is checked against."""
-        return cls(ids, f"the test images of the run {run_name}", labels, run_name)
+        return cls(ids, f"the test images of the run {run_name}", labels, for_run("predict", run_name, input_dir))
 
     def __str__(self) -> str:
         """Return the origin and the number of rows."""
@@ -40,9 +42,8 @@ def check(file: Path, expected: Expected, task: Task) -> list[str]:
     problems = check_submission(file, expected.ids, task)
     if problems or expected.labels is None:
         return problems
-    remedy = f"python run.py predict --run {expected.run_name} writes it again"
     differences = compare_with_predictions(file, expected.ids, expected.labels, task)
-    return [f"{difference}; {remedy}" for difference in differences]
+    return [f"{difference}; {expected.rewrite} writes it again" for difference in differences]
 
 
 def wrong_size(num_rows: int, task: Task) -> str:

@@ -68,6 +68,8 @@ def find_problems(data: bytes, expected_ids: Ids, task: Task) -> list[str]:
 
 
 def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected a submission, such as {path / 'submission.csv'}")
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)

@@ -72,15 +72,18 @@ class KaggleClient:
     def _download(self, partial: PartialDownload, path: Path) -> None:
         partial.prepare()
         log.info("downloading %s", path)
-        self._call_with_retries(
-            lambda api: for_download(api, self._request_timeout).competition_download_files(
-                self._task.competition, path=str(partial.folder), quiet=False
-            ),
-            "download",
-            timeout=DOWNLOAD_TIMEOUT,
-            folder=partial.folder,
-            progress=partial.size,
-        )
+        try:
+            self._call_with_retries(
+                lambda api: for_download(api, self._request_timeout).competition_download_files(
+                    self._task.competition, path=str(partial.folder), quiet=False
+                ),
+                "download",
+                timeout=DOWNLOAD_TIMEOUT,
+                folder=partial.folder,
+                progress=partial.size,
+            )
+        finally:
+            partial.remove_empty_folder()
         problem = zip_problem(partial.file, self._task)
         if problem:
             partial.discard()

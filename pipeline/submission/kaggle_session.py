@@ -71,7 +71,15 @@ def for_download(api: Any, timeout: float) -> Any:
         http._session.send = partial(http._session.send, timeout=timeout)
         return client
 
+    def download_needed(response: "requests.Response", outfile: str, quiet: bool) -> bool:
+        # The client names the file by the end of the address that answered.
+        if Path(outfile).suffix != ".zip":
+            response.close()
+            raise WebPageError(f"something else than Kaggle's zip arrived; {ANOTHER_SENDER}")
+        return bool(api.download_needed(response, outfile, quiet))
+
     downloading.build_kaggle_client = build_client
+    downloading.download_needed = download_needed
     downloading.download_file = partial(api.download_file, max_retries=0)
     return downloading
 

@@ -40,15 +40,16 @@ class PartialDownload:
         """Remove the file, and the folder if it is empty."""
         self.file.unlink(missing_ok=True)
         self._marker.unlink(missing_ok=True)
-        self._remove_folder()
+        self.remove_empty_folder()
 
     def move_to(self, path: Path) -> None:
         """Give the complete file its name, in place of an older one."""
         self.file.replace(path)
         self._marker.unlink(missing_ok=True)
-        self._remove_folder()
+        self.remove_empty_folder()
 
-    def _remove_folder(self) -> None:
+    def remove_empty_folder(self) -> None:
+        """Remove the folder unless a file has arrived."""
         with suppress(OSError):
             self.folder.rmdir()
 

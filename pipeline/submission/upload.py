@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import KaggleError
 from pipeline.ledger import Ledger, Upload
+from pipeline.progress import log
 from pipeline.submission.kaggle_answers import Score
 from pipeline.submission.kaggle_client import KaggleClient
 from pipeline.submission.kaggle_errors import LIMIT_RESET_MESSAGE
@@ -43,7 +44,7 @@ def submit(
 def _upload_once(client: KaggleClient, ledger: Ledger, file: Path, *, run: str, message: str, again: bool) -> Upload:
     """Upload a file unless it was uploaded before. Raises KaggleError if it has a score, unless `again`."""
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    earlier = ledger.uploads_of(sha256)
+    earlier = ledger.uploads_of(sha256) or _recover(client, ledger, file, sha256, run=run, message=message)
     upload = earlier[-1] if earlier else None
     if upload is not None and upload.ref is None:
         upload = _lookup_upload(client, upload)
@@ -53,7 +54,12 @@ def _upload_once(client: KaggleClient, ledger: Ledger, file: Path, *, run: str, 
             raise KaggleError(_already_uploaded(file, upload))
         upload = None
     if upload is None or upload.ref is None:
-        upload = _upload(client, ledger, file, sha256, run=run, message=message, num_earlier=len(earlier))
+        if client.num_allowed() < 1:
+            raise KaggleError(f"Kaggle allows no more submissions now; {file} was not uploaded. {LIMIT_RESET_MESSAGE}")
+        upload = _new_upload(file, sha256, run=run, message=message, number=len(earlier) + 1)
+        ledger.record_upload(upload)
+        upload = replace(upload, ref=client.upload(file, upload.message, upload.tag), status="pending")
+        ledger.record_upload(upload)
     return upload
 
 
@@ -82,29 +88,36 @@ def _is_unfinished(upload: Upload) -> bool:
 def _already_uploaded(file: Path, upload: Upload) -> str:
     scores = ", ".join(f"{name} {score:.4f}" for name, score in upload.scores.items())
     without_score = upload.reason or ("no score" if upload.status == "complete" else upload.status)
+    date = f"on {upload.date}" if upload.date else "before"
     return (
-        f"{file} was uploaded on {upload.date} as submission {upload.ref} ({scores or without_score}); "
+        f"{file} was uploaded {date} as submission {upload.ref} ({scores or without_score}); "
         "--again uploads it once more"
     )
 
 
-def _upload(
-    client: KaggleClient, ledger: Ledger, file: Path, sha256: str, *, run: str, message: str, num_earlier: int
-) -> Upload:
-    if client.num_allowed() < 1:
-        raise KaggleError(f"Kaggle allows no more submissions now; {file} was not uploaded. {LIMIT_RESET_MESSAGE}")
-    tag = f"[sha256:{sha256[:12]}]" if num_earlier == 0 else f"[sha256:{sha256[:12]} upload {num_earlier + 1}]"
+def _recover(client: KaggleClient, ledger: Ledger, file: Path, sha256: str, *, run: str, message: str) -> list[Upload]:
+    """Record the uploads of a file that Kaggle has and the ledger does not, as after the ledger was moved away."""
+    uploads: list[Upload] = []
+    while True:
+        started = _new_upload(file, sha256, run=run, message=message, number=len(uploads) + 1)
+        upload = _lookup_upload(client, replace(started, date=""))
+        if upload.ref is None:
+            return uploads
+        log.info("Kaggle has submission %d of %s, which the ledger does not have: recorded", upload.ref, file)
+        ledger.record_upload(upload)
+        uploads.append(upload)
+
+
+def _new_upload(file: Path, sha256: str, *, run: str, message: str, number: int) -> Upload:
+    """Return the entry of a file's upload, the first, second, ... one, before it starts."""
+    tag = f"[sha256:{sha256[:12]}]" if number == 1 else f"[sha256:{sha256[:12]} upload {number}]"
     name, message = (text.encode("utf-8", "backslashreplace").decode() for text in (str(file), message))
-    upload = Upload(sha256, run, name, f"{message} {tag}", datetime.now(UTC).isoformat(timespec="seconds"))
-    ledger.record_upload(upload)
-    upload = replace(upload, ref=client.upload(file, upload.message, tag), status="pending")
-    ledger.record_upload(upload)
-    return upload
+    return Upload(sha256, run, name, f"{message} {tag}", datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def _lookup_upload(client: KaggleClient, upload: Upload) -> Upload:
     """Look up an upload that was started; it is unchanged if Kaggle has no submission with its tag."""
-    score = client.find(upload.message[max(upload.message.rfind("["), 0) :])
+    score = client.find(upload.tag)
     return upload if score is None else _with_score(upload, score)
 
 
