@@ -179,6 +179,8 @@ def submit(
     from pipeline.run_context import open_run
     from pipeline.submit import submit as submit_file
 
+    if file is not None and run is not None:
+        raise UserError(f"both the file {file} and --run {run} are given, expected one of them")
     upload, scores = submit_file(
         file or open_run(run).existing_submission(),
         input_dir,

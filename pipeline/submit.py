@@ -1,7 +1,10 @@
 """A submission -> Kaggle: what it is checked against, its check, its upload."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from pipeline.results import Scores
 from pipeline.runs.run_folder import RunFolder
 from pipeline.submission import upload
 from pipeline.submission.check import Expected, check, upload_message, wrong_size
+from pipeline.submission.csv_file import read_submission
 from pipeline.submission.kaggle_client import KaggleClient
 from pipeline.task import Task
 
@@ -37,22 +41,38 @@ def submit(
     Raises InputError for a file that Kaggle would reject, and KaggleError.
     """
     expected, run = expected_submission(file, input_dir, task), _run_of(file)
-    problems = check(file, expected, task)
-    if not problems and (size_problem := wrong_size(len(expected.ids), task)):
-        problems = [size_problem]
-    if problems:
-        raise InputError(f"{file} was not uploaded (checked against {expected}):\n  " + "\n  ".join(problems))
-    scores = ensemble_scores(run) if run else None
-    entry = upload.submit(
-        KaggleClient(task),
-        Ledger(SUBMISSIONS),
-        file,
-        run=run.name if run else "",
-        message=message or message_of(run, scores),
-        again=again,
-        wait_seconds=wait_seconds,
-    )
+    with _copy(file) as copy:
+        problems = check(copy, expected, task)
+        if not problems and (size_problem := wrong_size(len(expected.ids), task)):
+            problems = [size_problem]
+        if problems:
+            raise InputError(f"{file} was not uploaded (checked against {expected}):\n  " + "\n  ".join(problems))
+        scores = ensemble_scores(run) if run else None
+        entry = upload.submit(
+            KaggleClient(task),
+            Ledger(SUBMISSIONS),
+            copy,
+            name=str(file),
+            run=run.name if run else "",
+            message=message or message_of(run, scores),
+            again=again,
+            wait_seconds=wait_seconds,
+        )
     return entry, scores
+
+
+@contextmanager
+def _copy(file: Path) -> Iterator[Path]:
+    """Copy a submission: what is checked is uploaded, even if another process changes the file meanwhile.
+
+    Raises InputError for what can be read only once, such as a pipe.
+    """
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise InputError(f"{file} is no regular file, expected a submission that can be read again; save it to a file")
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / file.name
+        copy.write_bytes(read_submission(file))
+        yield copy
 
 
 def refresh_scores(task: Task) -> list[Upload]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 Image = NDArray[np.uint8]
 Ids = NDArray[np.int64]
 

@@ -131,11 +131,12 @@ def test_quiet_reaches_the_job_of_a_command(cli, monkeypatch, command, before):
         (["validate", "--run", "nothing"], "error: there is no run nothing in submissions"),
         (["check", "nothing.csv"], "error: nothing.csv can't be read: does not exist"),
         (["train", "--fold", "7", "--input", "nowhere"], "error: --fold 7: expected a fold from 0 to 2"),
+        (["submit", "x.csv", "--run", "mine"], "error: both the file x.csv and --run mine are given, expected one"),
         (["all", "--input", "~no_such_user/x"], "error: ~no_such_user/x: "),
         (["all", "--run", "a/b"], "error: --run 'a/b': expected 1 to 64 of the characters"),
         (["all", "--address", "auto"], "error: --address is that of a Ray cluster; it requires --executor ray"),
     ],
-    ids=["no input", "no config", "typo", "no run", "no file", "no fold", "no user", "run name", "no ray"],
+    ids=["no input", "no config", "typo", "no run", "no file", "no fold", "two files", "no user", "run name", "no ray"],
 )
 def test_user_error_is_one_clear_text_and_status_1(cli, tmp_path, arguments, message):
     done = cli(*arguments)

@@ -132,7 +132,7 @@ def test_missing_file_is_an_input_error(tmp_path):
 
 
 def test_folder_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"can't be read: is a folder, expected a file"):
+    with pytest.raises(InputError, match=r"is a folder, expected a submission, such as .*submission\.csv$"):
         check_submission(tmp_path, IDS, CIFAR10)
 
 

@@ -6,6 +6,7 @@ import resource
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,7 +207,18 @@ def test_cache_is_in_the_input_folder_unless_that_is_read_only(tmp_path, monkeyp
     assert cache_folder(None, tmp_path) == tmp_path / ".cache"
     assert cache_folder(tmp_path / "other", tmp_path) == tmp_path / "other"
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert str(cache_folder(None, tmp_path)) == "input/.cache"
+    first, second = (cache_folder(None, tmp_path / name) for name in ("one/data", "two/data"))
+    assert first.parent == second.parent == Path("input/.cache")
+    assert first.name.startswith("data-")
+    assert first != second
+
+
+def test_complete_cache_in_a_read_only_input_folder_is_used(zip_folder, tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        prepare_images(find_source(zip_folder, CIFAR10), split, tmp_path / ".cache")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    assert cache_folder(None, tmp_path) == tmp_path / ".cache"
 
 
 def test_partial_write_is_reported(zip_folder, tmp_path):

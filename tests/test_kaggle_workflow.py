@@ -200,6 +200,36 @@ def test_unusable_token_is_an_error_of_one_line_that_does_not_show_it(setup, tok
     assert KEY not in done.stdout + done.stderr
 
 
+def test_file_that_changes_while_it_is_uploaded_is_uploaded_as_it_was_checked(setup, monkeypatch):
+    folder, server, run = setup
+    path, respond = folder / "changing.csv", server.respond
+    header, first, *others = (folder / "other.csv").read_bytes().splitlines(keepends=True)
+    checked = b"".join([header, *others, first])
+    path.write_bytes(checked)
+
+    def change(name, body):
+        path.write_text("id,label\n1,cat\n")
+        return respond(name, body)
+
+    monkeypatch.setattr(server, "respond", change)
+    done = run("submit", "changing.csv")
+
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() != checked
+    assert list(server.uploads.values())[-1] == checked
+
+
+def test_pipe_is_rejected_before_anything_is_recorded(setup):
+    folder, _, run = setup
+    os.mkfifo(folder / "pipe")
+    ledger = (folder / "submissions/ledger.json").read_bytes()
+    done = run("submit", "pipe")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: pipe is no regular file, expected a submission that can be read again")
+    assert (folder / "submissions/ledger.json").read_bytes() == ledger
+
+
 def test_wrong_key_is_an_error_without_a_traceback(setup):
     _, server, run = setup
     server.faults["GetSubmissionLimits"] = [Response(401, "Unauthorized")]

@@ -56,7 +56,9 @@ def send(client, ledger, tmp_path):
     file.write_text("id,label\n1,cat\n")
 
     def call(*, again=False, wait_seconds=10.0, message="text"):
-        return submit(client, ledger, file, run="mine", message=message, again=again, wait_seconds=wait_seconds)
+        return submit(
+            client, ledger, file, name="mine.csv", run="mine", message=message, again=again, wait_seconds=wait_seconds
+        )
 
     return call
 
@@ -80,6 +82,15 @@ def test_upload_that_the_lost_ledger_does_not_have_is_found_at_kaggle(send, clie
     assert [upload.ref for upload in ledger.uploads()] == [1, 2]
     assert send(again=True).ref == 3
     assert client.messages[2].endswith(" upload 3]")
+
+
+def test_upload_without_a_score_is_not_repeated_by_again(send, client):
+    client.result = ("pending", None, None, "")
+    send(wait_seconds=0)
+
+    with pytest.raises(KaggleError, match=r"^mine\.csv has no score yet, as submission 1; it was not uploaded again\."):
+        send(wait_seconds=0, again=True)
+    assert len(client.messages) == 1
 
 
 def test_same_file_is_uploaded_once_unless_again_is_given(send, client, ledger):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,7 @@ from pipeline.error_messages import explain_cause
 from pipeline.errors import InputError
 from pipeline.locks import file_lock
 from pipeline.progress import ProgressCallback, no_progress
-from pipeline.task import Ids, Split
+from pipeline.task import SPLITS, Ids, Split
 
 FORMAT = 1  # of the cache; increment it when the decoder's output changes
 CHUNK_SIZE = 200  # images per decode job
@@ -34,11 +35,17 @@ def accept_all(_ids: Ids) -> None:
 
 
 def cache_folder(wanted: Path | None, input_dir: Path) -> Path:
-    """Return the cache: `wanted`, or else .cache in the input folder, or in ./input if that folder is read-only."""
+    """Return the cache: `wanted`, or else .cache in the input folder.
+
+    Where that folder is read-only and has no complete cache, it is a folder of its own in ./input/.cache.
+    """
     if wanted is not None:
         return wanted
-    parent = input_dir if os.access(input_dir, os.W_OK) else Path("input")
-    return parent / ".cache"
+    cache = input_dir / ".cache"
+    if os.access(input_dir, os.W_OK) or all(read_manifest(cache / split) is not None for split in SPLITS):
+        return cache
+    path = input_dir.resolve()
+    return Path("input") / ".cache" / f"{path.name}-{zlib.crc32(os.fsencode(path)):08x}"
 
 
 def prepare_images(

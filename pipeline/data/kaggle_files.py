@@ -14,13 +14,13 @@ from pipeline.data.decode import decode_png
 from pipeline.data.fingerprint import file_fingerprint
 from pipeline.data.image_folder import ImageFolder
 from pipeline.data.labels import parse_ids, parse_labels
-from pipeline.data.missing_files import SPLITS, explain_missing
+from pipeline.data.missing_files import explain_missing
 from pipeline.data.paths import describe_path, exists, is_file, is_folder
 from pipeline.data.read_errors import read_errors
 from pipeline.data.seven_zip_reader import SevenZipReader
 from pipeline.data.zip_reader import ZipReader
 from pipeline.errors import InputError
-from pipeline.task import Ids, Image, Labels, Split, Task
+from pipeline.task import SPLITS, Ids, Image, Labels, Split, Task
 
 MAX_CSV = 1 << 25  # bytes; that of 300,000 ids has 5 MB
 MAX_HEAD = 1000  # bytes

@@ -6,9 +6,7 @@ from pathlib import Path
 from pipeline.advice import download_again, shell_command
 from pipeline.data.paths import describe_path, exists, is_file, list_names, visible_names
 from pipeline.data.zip_reader import MAX_DIRECTORY, ZipReader
-from pipeline.task import Split, Task
-
-SPLITS: tuple[Split, ...] = ("train", "test")
+from pipeline.task import SPLITS, Split, Task
 
 
 def explain_missing(folder: Path, task: Task, split: Split, zip_reader: ZipReader | None) -> str:

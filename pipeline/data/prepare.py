@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.advice import download_again
 from pipeline.data.image_cache import accept_all, prepare_images
 from pipeline.data.image_store import ImageStore
 from pipeline.data.prefetch import CancelledError
@@ -65,5 +66,6 @@ def _check_labels(source: Source, image_ids: Ids) -> None:
         if len(unpaired):
             raise InputError(
                 f"{source.name}: the training id {unpaired[0]} {problem} ({len(unpaired):,} such ids); "
-                "images and labels are not of the same download"
+                "extract the images again; if that does not help, images and labels are of different downloads: "
+                f"{download_again(source.folder)}"
             )

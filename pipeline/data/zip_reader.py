@@ -42,6 +42,11 @@ class ZipReader:
     @cached_property
     def members(self) -> list[str] | None:
         """Paths of the members, without those that macOS and Windows add; None if there are too many."""
+        if self.path.with_suffix(".z01").exists():
+            raise InputError(
+                f"{self.path} is one part of a split zip; unzip it to a new folder with 7-Zip, which joins the parts, "
+                "and give that folder with --input"
+            )
         try:
             with archive_errors(self.path), self.path.open("rb") as file:
                 paths = _list_members(file)
@@ -122,11 +127,6 @@ class ZipReader:
             return InputError(
                 f"{self.path} is a web page, not a zip: the download was refused. Accept the rules on "
                 f"{self._task.url} and {self._again}"
-            )
-        if self.path.with_suffix(".z01").exists():
-            return InputError(
-                f"{self.path} is one part of a split zip; unzip it to a new folder with 7-Zip, which joins the parts, "
-                "and give that folder with --input"
             )
         return InputError(
             f"{self.path} is not a valid zip file ({error}); the download was truncated or corrupted, {self._again}"

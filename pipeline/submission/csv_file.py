@@ -36,13 +36,13 @@ def check_submission(path: Path, expected_ids: Ids, task: Task) -> list[str]:
 
     Raises InputError if the file can't be read.
     """
-    return find_problems(_read(path), expected_ids, task)
+    return find_problems(read_submission(path), expected_ids, task)
 
 
 def compare_with_predictions(path: Path, ids: Ids, labels: NDArray[np.int64], task: Task) -> list[str]:
     """Return where a valid submission differs from the predicted labels [N] of ids [N]."""
     expected = {(str(id_), task.class_names[label]) for id_, label in zip(ids.tolist(), labels.tolist(), strict=True)}
-    _, *rows = read_rows(_read(path).decode())
+    _, *rows = read_rows(read_submission(path).decode())
     different = [(line, ",".join(row)) for line, row in rows if tuple(row) not in expected]
     if not different:
         return []
@@ -56,6 +56,8 @@ def find_problems(data: bytes, expected_ids: Ids, task: Task) -> list[str]:
     num_lines = max(data.count(b"\n"), data.count(b"\r"))
     if num_lines > 2 * len(expected_ids) + MAX_EXTRA_LINES:
         return [f"it has {num_lines:,} lines, expected {len(expected_ids) + 1:,}"]
+    if data.startswith((b"PK\x03\x04", b"\x1f\x8b")):
+        return ["it is compressed; extract it"]
     if data.startswith(b"\xef\xbb\xbf"):
         return ["it starts with a byte order mark; save it as UTF-8 without BOM"]
     try:
@@ -67,7 +69,11 @@ def find_problems(data: bytes, expected_ids: Ids, task: Task) -> list[str]:
     return list(_row_problems(text, expected_ids, task))
 
 
-def _read(path: Path) -> bytes:
+def read_submission(path: Path) -> bytes:
+    """Return the bytes of a submission; of a file that is too large, only so many that the check says so.
+
+    Raises InputError if it can't be read.
+    """
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a submission, such as {path / 'submission.csv'}")
     try:
