@@ -1,6 +1,7 @@
 """The configuration of a run: frozen models with the meaning and the default of every key."""
 
-from typing import Any, Literal, get_args
+from collections import Counter
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -9,6 +10,8 @@ from pipeline.config_types import AugmentParams, FolderName, HomePath, ModelPara
 
 Json = dict[str, Any]
 MAX_BATCH_SIZE = 2**16
+MAX_IMAGE_SIZE = 1024
+MAX_SMALL_STEM_SIZE = 64
 RUN_FILES = (".json", ".yaml", ".csv", ".npz", ".html")
 
 
@@ -53,8 +56,26 @@ class ModelConfig(BaseConfig):
     name: str = "airbench94"
     """Passed to `timm.create_model`."""
     pretrained: bool = False
+    """Start from timm's pretrained weights: downloaded from its hub, or read from the file in `weights`."""
+    weights: HomePath | None = None
+    """A local file of pretrained weights (.safetensors, or .pth of tensors alone), in place of the download."""
+    image_size: int | None = Field(None, ge=8, le=MAX_IMAGE_SIZE)
+    """Height and width of the model's input in pixels, to which the images are resized; null: as large as they are."""
+    stem: Literal["auto", "keep", "small"] = "auto"
+    """`keep`: as timm makes it; `small`: without the strides that are made for ImageNet; `auto`: small for a model that
+    is trained from scratch on inputs of up to 64 pixels."""
     params: ModelParams = {}
-    """Keyword arguments of the model, for example `{widths: [64, 256, 256]}`."""
+    """Keyword arguments of the model, for example `{widths: [64, 256, 256]}` or `{drop_path_rate: 0.1}`."""
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether training starts from pretrained weights, of timm's hub or of a file."""
+        return self.pretrained or self.weights is not None
+
+    def has_small_stem(self, size: int) -> bool:
+        """Whether the strides of the stem are removed for inputs of a size."""
+        is_small = not self.is_pretrained and size <= MAX_SMALL_STEM_SIZE
+        return self.stem == "small" or (self.stem == "auto" and is_small)
 
 
 class AugmentStep(BaseConfig):
@@ -71,7 +92,7 @@ class AugmentStep(BaseConfig):
 
 
 class MuonConfig(BaseConfig):
-    """Muon for the convolution filters (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/)."""
+    """Muon for dense convolutions and matrices, but the classifier's (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/)."""
 
     lr: float = Field(0.24, gt=0)
     momentum: float = Field(0.6, ge=0, lt=1)
@@ -82,13 +103,23 @@ class MuonConfig(BaseConfig):
 
 
 class OptimizerConfig(BaseConfig):
-    """SGD with Nesterov momentum; with `muon`, the convolution filters go to Muon instead."""
+    """Any optimizer of timm; with `muon`, dense convolutions and matrices go to Muon instead."""
 
+    name: str = "sgd"
+    """A name of `timm.optim.list_optimizers()`, for example sgd, adamw or lamb."""
     lr: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of the optimizers that have one."""
     nesterov: bool = True
+    """Nesterov momentum, of sgd."""
+    params: ModelParams = {}
+    """Further keyword arguments of the optimizer, for example `{betas: [0.9, 0.95], eps: 1.0e-6}`."""
     weight_decay: float = Field(5e-4, ge=0)
-    """Per step a weight decays by `lr * weight_decay`, independent of the scales below."""
+    """Per step a weight decays by `lr * weight_decay`, independent of `norm_bias_lr_scale` and `head_lr_scale`."""
+    decay_norms_and_biases: bool = True
+    """false: no weight decay of vectors, and of what the model excludes, such as position embeddings."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Factor of the learning rate from each layer to the one before it; the head has the full rate (BEiT)."""
     norm_bias_lr_scale: float = Field(1.0, ge=1e-30)
     """Learning-rate factor of the biases of normalisation layers and of the whitening layer."""
     head_lr_scale: float = Field(1.0, ge=1e-30)
@@ -124,11 +155,35 @@ class ResizeStage(BaseConfig):
     """Height and width in pixels."""
 
 
+class FreezeConfig(BaseConfig):
+    """Parts of a pretrained model that keep their weights; the batch norms in them stay in evaluation mode."""
+
+    num_stages: int = Field(0, ge=0)
+    """Stages, from the input, that are not trained at all; the stem is the first. They need no backward pass."""
+    head_only_epochs: int = Field(0, ge=0)
+    """Epochs at the start in which only the classifier is trained."""
+    batch_norms: bool = False
+    """Every batch norm keeps the statistics of the pretrained weights; its scale and bias are trained."""
+
+
+class Phase(NamedTuple):
+    """What may differ between two epochs of a training."""
+
+    image_size: int
+    is_whitening_frozen: bool
+    is_head_only: bool
+
+
 class TrainConfig(BaseConfig):
     """Training hyperparameters of one member."""
 
     epochs: int = Field(10, ge=1, le=100_000)
     batch_size: int = Field(256, ge=2, le=MAX_BATCH_SIZE)
+    accumulate: int = Field(1, ge=1)
+    """Parts of a batch, one after the other, whose gradients are added up: each takes a part of the memory."""
+    clip_grad: float | None = Field(None, gt=0)
+    """Largest norm of all gradients together; larger ones are scaled down."""
+    freeze: FreezeConfig = FreezeConfig()
     progressive_resizing: tuple[ResizeStage, ...] = ()
     """Smaller images first, for example `[{until: 0.5, size: 24}]`; the full size for the rest of the epochs."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -141,13 +196,15 @@ class TrainConfig(BaseConfig):
     whiten_bias_epochs: int | None = Field(None, ge=0)
     """Epochs after which the bias of a whitening layer is frozen (airbench); null: never."""
 
-    def image_size(self, epoch: int, full_size: int) -> int:
-        """Return height and width of the training images in an epoch (from 0)."""
-        return next((s.size for s in self.progressive_resizing if epoch < s.until * self.epochs), full_size)
+    def phase(self, epoch: int, full_size: int) -> Phase:
+        """Return the phase of an epoch (from 0) of a model whose input has a size."""
+        size = next((s.size for s in self.progressive_resizing if epoch < s.until * self.epochs), full_size)
+        is_whitening_frozen = self.whiten_bias_epochs is not None and epoch >= self.whiten_bias_epochs
+        return Phase(size, is_whitening_frozen, epoch < self.freeze.head_only_epochs)
 
-    def is_whitening_frozen(self, epoch: int) -> bool:
-        """Return whether the bias of a whitening layer is frozen in an epoch (from 0)."""
-        return self.whiten_bias_epochs is not None and epoch >= self.whiten_bias_epochs
+    def phases(self, full_size: int) -> Counter[Phase]:
+        """Return the phases of a training in their order, and how many epochs each takes."""
+        return Counter(self.phase(epoch, full_size) for epoch in range(self.epochs))
 
     @property
     def mixes_images(self) -> bool:
@@ -158,6 +215,14 @@ class TrainConfig(BaseConfig):
         """Return the batch size for a number of training images: never more; even if the images are mixed in pairs."""
         batch_size = min(self.batch_size, num_images)
         return batch_size - batch_size % 2 if self.mixes_images else batch_size
+
+    @model_validator(mode="after")
+    def _require_parts_of_a_batch(self) -> "TrainConfig":
+        if self.batch_size < 2 * self.accumulate:
+            raise ValueError(
+                f"accumulate {self.accumulate} leaves less than 2 images of batch_size {self.batch_size} in a part"
+            )
+        return self
 
     @model_validator(mode="after")
     def _require_rising_stages(self) -> "TrainConfig":

@@ -48,7 +48,7 @@ def trained_model(depth):
 def test_tta_views_are_flips_and_translations_with_weights_that_sum_to_one(tta, num_views):
     images = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).float()
     views = tta_views(tta)
-    viewed = [view.apply(images) for view in views]
+    viewed = [view.apply(images, 32) for view in views]
 
     assert len(viewed) == num_views
     assert sum(view.weight for view in views) == pytest.approx(1)
@@ -62,6 +62,14 @@ def test_tta_views_are_flips_and_translations_with_weights_that_sum_to_one(tta, 
         assert torch.equal(viewed[4][..., :-1, :-1], images[..., 1:, 1:])
         assert torch.equal(viewed[3], viewed[2].flip(-1))
         assert torch.equal(viewed[5], viewed[4].flip(-1))
+
+
+@pytest.mark.parametrize(("size", "pixels"), [(128, 4), (48, 2), (16, 0)])
+def test_translation_of_resized_images_is_one_pixel_of_the_original(size, pixels):
+    images = torch.rand(2, 3, size, size)
+    translated = tta_views("flip_translate")[2].apply(images, 32)
+
+    assert torch.equal(translated[..., pixels:, pixels:], images[..., : size - pixels, : size - pixels])
 
 
 def test_logits_are_averaged_over_tta_views():

@@ -269,14 +269,15 @@ def test_every_tensor_of_a_state_must_be_finite(name, value):
 
 
 def test_epochs_before_a_divergence_are_returned(monkeypatch):
-    start_epoch = Trainer.start_epoch
+    start_phase, starts = Trainer.start_phase, []
 
-    def diverge(trainer, epoch):
-        start_epoch(trainer, epoch)
-        if epoch == 2:
+    def diverge(trainer, phase):
+        start_phase(trainer, phase)
+        starts.append(phase)
+        if len(starts) == 3:
             torch.nn.init.constant_(next(trainer.model.buffers()), torch.inf)
 
-    monkeypatch.setattr(Trainer, "start_epoch", diverge)
+    monkeypatch.setattr(Trainer, "start_phase", diverge)
     training = train_fold(MemberConfig.model_validate(MUON), CIFAR10, IMAGES, LABELS, seed=5, machine=MACHINE)
     returned = [state.num_epochs for state in itertools.islice(training, 2)]
 
@@ -312,7 +313,8 @@ def test_workers_end_when_the_training_is_closed_or_fails():
 
 def test_trained_weights_need_neither_a_download_nor_the_first_checkpoint(monkeypatch):
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", None)
-    weights = states({"model": {"name": "test_resnet"}, "train": {"epochs": 1, "batch_size": 32}})[-1].weights()
-    for model in ({"pretrained": True}, {"params": {"checkpoint_path": "/nowhere.pth"}}):
-        member = MemberConfig.model_validate({"model": {"name": "test_resnet", **model}})
+    model, train = {"name": "test_resnet", "stem": "keep"}, {"epochs": 1, "batch_size": 32}
+    weights = states({"model": model, "train": train})[-1].weights()
+    for start in ({"pretrained": True}, {"weights": "/nowhere.pth"}):
+        member = MemberConfig.model_validate({"model": model | start})
         assert same(dict(build_model(member, CIFAR10, CPU, weights)[0].state_dict()), weights)

@@ -1,14 +1,14 @@
 """A member's config -> its FLOPs, by torch's own counter."""
 
-from collections import Counter
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config import MemberConfig, ModelConfig
-from pipeline.learning.models import create_untrained_model, hooks_of, input_spec
+from pipeline.config import FreezeConfig, MemberConfig, ModelConfig, Phase
+from pipeline.learning.freeze import Freezer
+from pipeline.learning.models import classifier_names, create_untrained_model, hooks_of, input_spec
 from pipeline.learning.predict import TTA, tta_views
 from pipeline.task import Task
 
@@ -17,16 +17,13 @@ BATCH = 4  # enough for batch norm; the count is divided by it
 
 def training_flops(member: MemberConfig, task: Task, *num_images: int) -> float:
     """Return the FLOPs of all epochs, forward and backward; `num_images` are those of each fold."""
-    config, model = member.train, member.model.model_dump_json()
-    full_size = input_spec(member.model, task).size
+    config, full_size = member.train, input_spec(member.model, task).size
     batch_sizes = [config.actual_batch_size(num) for num in num_images]
     num_trained = sum(num // size * size for num, size in zip(num_images, batch_sizes, strict=True))
-    stages = Counter(
-        (config.image_size(epoch, full_size), config.is_whitening_frozen(epoch)) for epoch in range(config.epochs)
-    )
+    model, freeze = member.model.model_dump_json(), config.freeze.model_dump_json()
     return sum(
-        _count(model, task, size, backward=True, is_frozen=is_frozen) * num_trained * num_epochs
-        for (size, is_frozen), num_epochs in stages.items()
+        _count(model, task, phase, freeze) * num_trained * num_epochs
+        for phase, num_epochs in config.phases(full_size).items()
     )
 
 
@@ -37,29 +34,36 @@ def prediction_flops(member: MemberConfig, task: Task, tta: TTA) -> float:
 
 def forward_flops(member: MemberConfig, task: Task) -> float:
     """Return the FLOPs of one forward pass of one image."""
-    size = input_spec(member.model, task).size
-    return _count(member.model.model_dump_json(), task, size, backward=False, is_frozen=False)
+    phase = Phase(input_spec(member.model, task).size, is_whitening_frozen=False, is_head_only=False)
+    return _count(member.model.model_dump_json(), task, phase, None)
 
 
 @cache
-def _count(config: str, task: Task, size: int, *, backward: bool, is_frozen: bool) -> float:
-    """Return the FLOPs per image of a model's config (as JSON): two for each multiplication with its addition."""
+def _count(config: str, task: Task, phase: Phase, freeze: str | None) -> float:
+    """Return the FLOPs per image of a model's config (as JSON): two for each multiplication with its addition.
+
+    With `freeze`, a FreezeConfig (as JSON), those of a training step, else those of a forward pass.
+    """
     try:
-        return _count_on("meta", config, task, size, backward=backward, is_frozen=is_frozen)
+        return _count_on("meta", config, task, phase, freeze)
     except Exception:
         # Some models depend on values, which tensors on the meta device do not have.
         with torch.random.fork_rng(devices=()):
-            return _count_on("cpu", config, task, size, backward=backward, is_frozen=is_frozen)
+            return _count_on("cpu", config, task, phase, freeze)
 
 
-def _count_on(device: str, config: str, task: Task, size: int, *, backward: bool, is_frozen: bool) -> float:
+def _count_on(device: str, config: str, task: Task, phase: Phase, freeze: str | None) -> float:
+    is_training, size = freeze is not None, phase.image_size
     with torch.device(device):
-        model = create_untrained_model(ModelConfig.model_validate_json(config), task).train(backward)
+        model = create_untrained_model(ModelConfig.model_validate_json(config), task).train(is_training)
         images, labels = torch.zeros(BATCH, 3, size, size), torch.zeros(BATCH, dtype=torch.long)
-    if is_frozen:
+    if freeze is not None:
+        freezer = Freezer(model, FreezeConfig.model_validate_json(freeze), classifier_names(model))
+        freezer.apply(is_head_only=phase.is_head_only)
+    if phase.is_whitening_frozen:
         hooks_of(model).freeze_whitening_bias()
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(is_training):
         loss = F.cross_entropy(model(images), labels)
-        if backward:
+        if is_training:
             loss.backward()  # type: ignore[no-untyped-call]
     return counter.get_total_flops() / BATCH

@@ -9,18 +9,30 @@ from typing import Any, Protocol, runtime_checkable
 
 import timm
 import torch
-from timm.models import load_checkpoint, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.learning.airbench import Airbench
+from pipeline.learning.hub import hub_errors
 from pipeline.learning.inputs import InputSpec
+from pipeline.learning.stem import make_stem_small
 from pipeline.learning.tutorial_cnn import TutorialCNN
+from pipeline.learning.weights import NamedWeights, match_names, read_weights
+from pipeline.progress import log
 from pipeline.task import Task
 
 OUR_MODELS = ("airbench94", "airbench94_small", "airbench95", "airbench96", "tutorial_cnn")
-CHECKPOINT = "checkpoint_path"  # a parameter of timm.create_model
+LOADER_ARGUMENTS = {
+    "checkpoint_path": "give the file in model.weights",
+    "pretrained": "set model.pretrained",
+    "pretrained_cfg": "give the file in model.weights",
+    "pretrained_cfg_overlay": "give the file in model.weights",
+    "num_classes": "the number of classes is that of the competition",
+    "in_chans": "images have three channels",
+    "features_only": "the model must return logits",
+}
 SampleInputs = Callable[[], Tensor]
 
 
@@ -59,48 +71,39 @@ def hooks_of(model: nn.Module) -> ModelHooks:
     return model if isinstance(model, ModelHooks) else _NoHooks()
 
 
-def input_spec(_config: ModelConfig, task: Task) -> InputSpec:
-    """Return the input of a model without creating it: that of the dataset, as models are trained from scratch."""
-    return InputSpec.for_task(task)
+def input_spec(config: ModelConfig, task: Task) -> InputSpec:
+    """Return the input of a model without creating it. Raises ConfigError for a model that timm does not have.
+
+    Its size is the configured one, else that of the images. Images are normalised as timm's config of the weights says
+    for a pretrained model, by the dataset's own mean and standard deviation for one that is trained from scratch.
+    """
+    _check(config)
+    size = config.image_size or task.image_size
+    weights = timm.get_pretrained_cfg(config.name) if config.is_pretrained else None
+    if weights is None:
+        return InputSpec.for_task(task).at_size(size)
+    return InputSpec(size, weights.mean, weights.std, "bilinear" if weights.interpolation == "bilinear" else "bicubic")
 
 
 def create_model(config: ModelConfig, task: Task) -> tuple[nn.Module, InputSpec]:
-    """Create a model for the task's classes and images, and its input.
+    """Create a model for the task's classes and images, pretrained if configured, and its input.
 
     Raises ConfigError for an unknown model, arguments that it does not accept, and weights that can't be loaded.
     """
-    if not timm.is_model(config.name):
-        raise ConfigError(f"model.name: timm has no model {config.name!r}; {_suggest_models(config.name)}")
-    if config.pretrained and config.name in OUR_MODELS:
-        raise ConfigError(f"model.pretrained: {config.name} has no pretrained weights; set model.pretrained: false")
-    params = _as_arguments(config.params)
-    if config.name == "tutorial_cnn":
-        params.setdefault("img_size", task.image_size)
-    checkpoint = params.pop(CHECKPOINT, None)
-    try:
-        model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=task.num_classes, **params)
-    except ConfigError:
-        raise
-    except TypeError as error:
-        raise ConfigError(f"model.params: {config.name} does not accept them: {first_line(error)}") from None
-    except Exception as error:
-        if not config.pretrained:
-            raise
-        # huggingface_hub and the network raise a dozen unrelated classes here.
-        raise ConfigError(
-            f"model.pretrained: download of the weights of {config.name} failed "
-            f"({type(error).__name__}: {first_line(error)}); "
-            "connect to the internet, or set model.pretrained: false"
-        ) from error
-    if checkpoint:
-        _load_checkpoint(model, checkpoint, f"a {config.name} with {task.num_classes} classes")
-    return adapt_stem(model), input_spec(config, task)
+    spec = input_spec(config, task)
+    if config.weights is not None:
+        model = _create(config, task, spec.size, weights=_read_weights(config, task, spec.size, config.weights))
+    elif config.pretrained:
+        with hub_errors(config.name):
+            model = _create(config, task, spec.size, pretrained=True)
+    else:
+        model = _create(config, task, spec.size)
+    return model, spec
 
 
 def create_untrained_model(config: ModelConfig, task: Task) -> nn.Module:
-    """Create a model without reading weights. Raises ConfigError."""
-    params = {key: value for key, value in config.params.items() if key != CHECKPOINT}
-    return create_model(config.model_copy(update={"pretrained": False, "params": params}), task)[0]
+    """Create a model of the same architecture without reading weights. Raises ConfigError."""
+    return _create(config, task, input_spec(config, task).size)
 
 
 def create_meta_model(config: ModelConfig, task: Task) -> nn.Module:
@@ -114,61 +117,77 @@ def first_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200].rstrip(".")
 
 
-def _load_checkpoint(model: nn.Module, path: Any, expected: str) -> None:
-    """Load the weights of `checkpoint_path`, as timm does. Raises ConfigError."""
-    key = f"model.params.{CHECKPOINT}"
+def _check(config: ModelConfig) -> None:
+    """Raise ConfigError for a name that timm does not know, and arguments that belong elsewhere."""
+    if not timm.is_model(config.name):
+        raise ConfigError(f"model.name: timm has no model {config.name!r}; {_suggest_models(config.name)}")
+    name, _, tag = config.name.partition(".")
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{name}.*")] if tag else []
+    if tag and tag not in tags:
+        raise ConfigError(f"model.name: timm has no weights {tag!r} of {name}; it has {', '.join(tags) or 'none'}")
+    if config.pretrained and config.weights is None and config.name in OUR_MODELS:
+        raise ConfigError(f"model.pretrained: {config.name} has no pretrained weights; set model.pretrained: false")
+    for key in sorted(config.params.keys() & LOADER_ARGUMENTS.keys()):
+        raise ConfigError(f"model.params.{key}: {LOADER_ARGUMENTS[key]}")
+
+
+def _create(
+    config: ModelConfig, task: Task, size: int, *, pretrained: bool = False, weights: NamedWeights | None = None
+) -> nn.Module:
+    """Create a model for inputs of a size, with weights of timm's hub, or of a file, or random ones."""
+    params, is_ours = _as_arguments(config.params), config.name in OUR_MODELS
+    if config.name == "tutorial_cnn":
+        params.setdefault("img_size", size)
+    # timm passes the size on to models with a fixed one, such as ViTs, and resamples their position embeddings.
+    overlay: dict[str, Any] = {"input_size": (3, size, size)}
+    if weights is not None:
+        # A number of classes that differs from the model's is timm's sign for a head that is not loaded.
+        num_classes = task.num_classes if weights.has_head else -1
+        overlay |= {"state_dict": dict(weights.tensors), "num_classes": num_classes, "label_offset": 0}
     try:
-        file = Path(path).expanduser()
-        if not file.is_file():
-            raise ConfigError(f"{key}: {path} does not exist, or is not a file")
-        load_checkpoint(model, str(file))
-    except ConfigError:
-        raise
-    except Exception as error:
-        # A file of any bytes makes torch, zipfile, pickle and safetensors raise errors of many classes. The text about
-        # pickled code suggests to execute it.
-        reason = "it contains more than tensors" if "weights_only" in str(error) else first_line(error)
-        raise ConfigError(
-            f"{key}: {path} does not contain the weights of {expected} ({type(error).__name__}: {reason}); expected a "
-            "file of torch.save(model.state_dict(), ...) or safetensors"
-        ) from None
-
-
-def adapt_stem(model: Any) -> nn.Module:
-    """Remove the strides of ImageNet stems, which leave a 1x1 feature map of 32 pixels, where the stem is known.
-
-    ResNets (`conv1`, `maxpool`), DenseNets (`features.conv0`, `pool0`), pre-activation ResNets and RegNets
-    (`stem.conv`), EfficientNets and MobileNets (`conv_stem`). Other models take arguments instead, for example
-    `{patch_size: 1}` for ConvNeXt or `{img_size: 32, patch_size: 4}` for ViT.
-    """
-    features: Any = getattr(model, "features", None)
-    stem: Any = getattr(model, "stem", None)
-    if hasattr(model, "conv1") and hasattr(model, "maxpool"):
-        model.conv1 = _small_conv(_last_conv(model.conv1))
-        if isinstance(model.bn1, nn.BatchNorm2d) and model.bn1.num_features != model.conv1.out_channels:
-            model.bn1 = nn.BatchNorm2d(model.conv1.out_channels)
-        model.maxpool = nn.Identity()
-    elif features is not None and hasattr(features, "conv0") and hasattr(features, "pool0"):
-        features.conv0 = _small_conv(features.conv0)
-        features.pool0 = nn.Identity()
-    elif hasattr(model, "conv_stem"):
-        model.conv_stem.stride = (1, 1)
-    elif isinstance(getattr(stem, "conv", None), nn.Conv2d) and stem.conv.stride == (2, 2):
-        stem.conv.stride = (1, 1)
-        if hasattr(stem, "pool"):
-            stem.pool = nn.Identity()
+        model = timm.create_model(
+            config.name,
+            pretrained=pretrained or weights is not None,
+            num_classes=task.num_classes,
+            pretrained_cfg_overlay=overlay,
+            **params,
+        )
+    except TypeError as error:
+        raise ConfigError(f"model.params: {config.name} does not accept them: {first_line(error)}") from None
+    if is_ours and weights is not None:
+        model.load_state_dict(weights.tensors, strict=weights.has_head)
+    if config.has_small_stem(size):
+        make_stem_small(model, keep_weights=config.is_pretrained)
     return model
 
 
-def _last_conv(stem: nn.Module) -> nn.Conv2d:
-    """Return the convolution that determines the stem's width (a deep stem is a Sequential)."""
-    if isinstance(stem, nn.Conv2d):
-        return stem
-    return [module for module in stem.modules() if isinstance(module, nn.Conv2d)][-1]
+def _read_weights(config: ModelConfig, task: Task, size: int, path: Path) -> NamedWeights:
+    """Read a file of weights and give its tensors the model's names. Raises ConfigError."""
+    found = read_weights(path)
+    pretrained_cfg = timm.get_pretrained_cfg(config.name)
+    own_size = pretrained_cfg.input_size[-1] if pretrained_cfg is not None else size
+    with torch.random.fork_rng(devices=()):
+        # Position embeddings of the file may be those of either size.
+        models = [_create(config.model_copy(update={"stem": "keep"}), task, each) for each in {own_size: 0, size: 0}]
+    named = match_names(
+        found,
+        [model.state_dict() for model in models],
+        head=classifier_names(models[0]),
+        origin=f"{path} does not contain the weights of {config.name}",
+    )
+    log.info("%s: pretrained weights of %s%s", config.name, path, named.how)
+    return named
 
 
-def _small_conv(old: nn.Conv2d) -> nn.Conv2d:
-    return nn.Conv2d(3, old.out_channels, 3, stride=1, padding=1, bias=False)
+def classifier_names(model: nn.Module) -> frozenset[str]:
+    """Return the names of the parameters of a timm model's classifier; distilled models have several classifiers."""
+    get_classifier = getattr(model, "get_classifier", None)
+    if get_classifier is None:
+        return frozenset()
+    classifier = get_classifier()
+    modules = classifier if isinstance(classifier, tuple) else (classifier,)
+    parameters = {parameter for module in modules for parameter in module.parameters()}
+    return frozenset(name for name, parameter in model.named_parameters() if parameter in parameters)
 
 
 def _as_arguments(params: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +200,7 @@ def _suggest_models(name: str) -> str:
     return f"similar: {', '.join(similar)}" if similar else f"any model of timm, or {', '.join(OUR_MODELS)}"
 
 
-def _create(model_class: type[nn.Module], kwargs: dict[str, Any], **defaults: Any) -> nn.Module:
+def _make(model_class: type[nn.Module], kwargs: dict[str, Any], **defaults: Any) -> nn.Module:
     # timm adds these for models with weights to download.
     ignored = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
     return model_class(**defaults | {key: value for key, value in kwargs.items() if key not in ignored})
@@ -190,28 +209,28 @@ def _create(model_class: type[nn.Module], kwargs: dict[str, Any], **defaults: An
 @register_model
 def tutorial_cnn(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001 (part of timm's interface)
     """The PyTorch tutorial's network, 62,006 parameters."""
-    return _create(TutorialCNN, kwargs)
+    return _make(TutorialCNN, kwargs)
 
 
 @register_model
 def airbench94_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
     """Widths 32/128/256: about a third of the FLOPs of airbench94."""
-    return _create(Airbench, kwargs, widths=(32, 128, 256), depth=2)
+    return _make(Airbench, kwargs, widths=(32, 128, 256), depth=2)
 
 
 @register_model
 def airbench94(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
     """Widths 64/256/256."""
-    return _create(Airbench, kwargs, widths=(64, 256, 256), depth=2)
+    return _make(Airbench, kwargs, widths=(64, 256, 256), depth=2)
 
 
 @register_model
 def airbench95(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
     """Widths 128/384/384."""
-    return _create(Airbench, kwargs, widths=(128, 384, 384), depth=2)
+    return _make(Airbench, kwargs, widths=(128, 384, 384), depth=2)
 
 
 @register_model
 def airbench96(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
     """Widths 128/384/512, three convolutions per group."""
-    return _create(Airbench, kwargs, widths=(128, 384, 512), depth=3)
+    return _make(Airbench, kwargs, widths=(128, 384, 512), depth=3)

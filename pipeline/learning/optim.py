@@ -1,15 +1,19 @@
 """Parameter groups and optimizers, and the learning rate as a pure function of the step."""
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
-from timm.optim import Muon
+from timm.optim import Muon, create_optimizer_v2, list_optimizers
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from pipeline.config import MuonConfig, OptimizerConfig, ScheduleConfig
 from pipeline.errors import ConfigError
+from pipeline.learning.freeze import layers_of
+from pipeline.learning.models import classifier_names, first_line
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
@@ -43,28 +47,19 @@ class NormalizedMuon(Muon):
 
 
 def make_optimizers(model: nn.Module, config: OptimizerConfig) -> dict[str, Optimizer]:
-    """Assign every trainable parameter to one optimizer: `muon` for the convolutions if configured, else `sgd`.
+    """Assign every trainable parameter to one optimizer: `muon` for dense convolutions and matrices if configured.
 
-    An optimizer without parameters is left out. Each group keeps its peak learning rate as `initial_lr`. Raises
-    ConfigError for a learning rate or weight decay that float32 can't hold.
+    The other one has the name of the config. An optimizer without parameters is left out. Each group keeps its peak
+    learning rate as `initial_lr`. Raises ConfigError for an unknown optimizer, arguments that it does not accept, and a
+    learning rate or weight decay that float32 can't hold.
     """
-    scales = {"norm_bias": config.norm_bias_lr_scale, "head": config.head_lr_scale, "rest": 1.0}
-    groups: dict[str, list[nn.Parameter]] = {name: [] for name in (*scales, "muon")}
-    head = _classifier_parameters(model)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[_group(name, parameter, head, has_muon=config.muon is not None)].append(parameter)
-    sgd_groups = [
-        # SGD multiplies the decay by the scaled learning rate; dividing by the scale cancels that.
-        {"params": groups[name], "lr": config.lr * scale, "weight_decay": config.weight_decay / scale}
-        for name, scale in scales.items()
-        if groups[name]
-    ]
     optimizers: dict[str, Optimizer] = {}
-    if sgd_groups:
-        optimizers["sgd"] = SGD(sgd_groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
-    if config.muon is not None and groups["muon"]:
-        optimizers["muon"] = _make_muon(groups["muon"], config.muon)
+    for_muon = _muon_parameters(model) if config.muon is not None else {}
+    groups = _parameter_groups(model, config, without=for_muon.keys())
+    if groups:
+        optimizers[config.name] = _make_optimizer(groups, config)
+    if config.muon is not None and for_muon:
+        optimizers["muon"] = _make_muon(list(for_muon.values()), config.muon)
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             if max(group["lr"], group["weight_decay"]) > FLOAT32_MAX:
@@ -90,6 +85,58 @@ def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, float]:
     }
 
 
+def _parameter_groups(model: nn.Module, config: OptimizerConfig, without: Collection[str]) -> list[dict[str, Any]]:
+    """Group the trainable parameters that share a learning rate and a weight decay: by role, then by layer."""
+    scales = {"norm_bias": config.norm_bias_lr_scale, "head": config.head_lr_scale, "rest": 1.0}
+    layers = {} if config.layer_decay is None else layers_of(model, "train.optimizer.layer_decay", coarse=False)
+    head, last = classifier_names(model), max(layers.values(), default=0)
+    excluded: Collection[str] = getattr(model, "no_weight_decay", set)()
+    groups: dict[tuple[int, int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name not in without:
+            decays = config.decay_norms_and_biases or (parameter.ndim > 1 and name not in excluded)
+            key = list(scales).index(_role(name, parameter, head)), layers.get(name, last), decays
+            groups.setdefault(key, []).append(parameter)
+    result = []
+    for (role, layer, decays), parameters in sorted(groups.items(), key=lambda item: item[0]):
+        scale = list(scales.values())[role]
+        layer_scale = (config.layer_decay or 1.0) ** (last - layer)
+        # The decay is multiplied by the scaled learning rate; dividing by the role's scale cancels that.
+        weight_decay = config.weight_decay / scale if decays else 0.0
+        result.append({"params": parameters, "lr": config.lr * scale * layer_scale, "weight_decay": weight_decay})
+    return result
+
+
+def _make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
+    """Create an optimizer of timm. Raises ConfigError."""
+    if config.name not in list_optimizers():
+        similar = difflib.get_close_matches(config.name, list_optimizers(), n=3)
+        hint = f"; did you mean {' or '.join(similar)}?" if similar else ", expected one of timm.optim, such as adamw"
+        raise ConfigError(f"train.optimizer.name: unknown optimizer {config.name!r}{hint}")
+    params = {key: tuple(value) if isinstance(value, list) else value for key, value in config.params.items()}
+    # What timm calls sgd has Nesterov momentum, and momentum is sgd without it.
+    name = "momentum" if config.name == "sgd" and not config.nesterov else config.name
+    try:
+        return create_optimizer_v2(groups, opt=name, lr=config.lr, momentum=config.momentum, **params)
+    except Exception as error:
+        # Optimizers check their arguments by errors of many classes; some need packages, or a GPU.
+        raise ConfigError(
+            f"train.optimizer: {config.name} can't be created with {config.params or 'these values'} "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from None
+
+
+def _muon_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable weights of dense convolutions and linear layers, without those of the classifier."""
+    head, found = classifier_names(model), {}
+    for prefix, module in model.named_modules():
+        name = f"{prefix}.weight" if prefix else "weight"
+        is_dense = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+        if is_dense and module.weight.requires_grad and name not in head:
+            found[name] = module.weight
+    return found
+
+
 def _make_muon(parameters: list[nn.Parameter], config: MuonConfig) -> Muon:
     muon = NormalizedMuon if config.normalize_filters else Muon
     return muon(
@@ -102,20 +149,8 @@ def _make_muon(parameters: list[nn.Parameter], config: MuonConfig) -> Muon:
     )
 
 
-def _classifier_parameters(model: nn.Module) -> frozenset[nn.Parameter]:
-    """Return the parameters of a timm model's classifier; distilled models have several classifiers."""
-    get_classifier = getattr(model, "get_classifier", None)
-    if get_classifier is None:
-        return frozenset()
-    classifier = get_classifier()
-    modules = classifier if isinstance(classifier, tuple) else (classifier,)
-    return frozenset(parameter for module in modules for parameter in module.parameters())
-
-
-def _group(name: str, parameter: nn.Parameter, head: frozenset[nn.Parameter], *, has_muon: bool) -> str:
-    if parameter.ndim == 4 and has_muon:
-        return "muon"
-    if parameter in head:
+def _role(name: str, parameter: nn.Parameter, head: frozenset[str]) -> str:
+    if name in head:
         return "head"
     if parameter.ndim == 1 and name.endswith("bias") and ("norm" in name or "bn" in name or name.startswith("stem.")):
         return "norm_bias"

@@ -28,13 +28,14 @@ class TTAView:
     weight: float
     flipped: bool = False
     translation: int = 0
-    """Pixels along the diagonal, with reflected borders."""
+    """Pixels of the dataset's images along the diagonal, with reflected borders."""
 
-    def apply(self, images: Tensor) -> Tensor:
-        """Return this view of images [batch, channels, height, width]."""
+    def apply(self, images: Tensor, image_size: int) -> Tensor:
+        """Return this view of inputs [batch, channels, height, width], which are resized images of `image_size`."""
         if self.translation:
             height, width = images.shape[-2:]
-            padding, start = abs(self.translation), abs(self.translation) - self.translation
+            translation = round(self.translation * height / image_size)
+            padding, start = abs(translation), abs(translation) - translation
             padded = F.pad(images, (padding,) * 4, mode="reflect")
             images = padded[..., start : start + height, start : start + width]
         return images.flip(-1) if self.flipped else images
@@ -88,7 +89,7 @@ def predict_logits(
             batch = np.resize(batch, (machine.predict_batch_size, *batch.shape[1:]))
         inputs = spec.to_input(torch.from_numpy(batch), machine.device)
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
-            logits = [view.weight * model(view.apply(inputs)).float() for view in views]
+            logits = [view.weight * model(view.apply(inputs, images.shape[1])).float() for view in views]
         parts.append(torch.stack(logits).sum(0)[:num_images].cpu())
         on_progress(start + num_images, len(images))
     mean = (torch.cat(parts) / sum(view.weight for view in views)).numpy()

@@ -11,12 +11,13 @@ from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from pipeline.config import MemberConfig, TrainConfig
+from pipeline.config import MemberConfig, Phase, TrainConfig
 from pipeline.errors import TrainingError
 from pipeline.learning.dataset import AugmentedImages, Batch, TrainLoader
 from pipeline.learning.device import Machine
+from pipeline.learning.freeze import Freezer
 from pipeline.learning.inputs import InputSpec
-from pipeline.learning.models import create_model, create_untrained_model, hooks_of, input_spec
+from pipeline.learning.models import classifier_names, create_model, create_untrained_model, hooks_of, input_spec
 from pipeline.learning.optim import learning_rates, lr_scale, make_optimizers, set_learning_rates
 from pipeline.learning.seeding import derive_seed
 from pipeline.learning.train_state import EpochRecord, TrainState, strip_prefix
@@ -98,7 +99,7 @@ def _train_epoch(
     """Train for an epoch (from 0)."""
     start, num_steps = time.perf_counter(), config.epochs * len(loader)
     _seed_global_generators(derive_seed(seed, "epoch", epoch))
-    trainer.start_epoch(epoch)
+    trainer.start_phase(trainer.phase(epoch))
     num_images, loss_sum, num_correct = 0, 0.0, 0
     for index, batch in enumerate(loader.epoch(epoch)):
         step = epoch * len(loader) + index
@@ -124,7 +125,9 @@ class Trainer:
         config = member.train
         self._config, self._machine = config, machine
         self.model, self._spec = build_model(member, task, machine.device)
-        self._epoch_spec = self._spec
+        self._phase_spec = self._spec
+        self._freezer = Freezer(self.model, config.freeze, classifier_names(self.model))
+        self._freezer.apply(is_head_only=False)
         self._forward = torch.compile(self.model) if machine.compile else self.model
         self.optimizers = make_optimizers(self.model, config.optimizer)
         self._ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
@@ -145,16 +148,16 @@ class Trainer:
 
         hooks_of(self.model).init_from_data(sample)
 
-    def start_epoch(self, epoch: int) -> None:
-        """Set training mode, image size and frozen layers for an epoch (from 0)."""
-        size = self._config.image_size(epoch, self._spec.size)
-        self.start_stage(size, is_frozen=self._config.is_whitening_frozen(epoch))
+    def phase(self, epoch: int) -> Phase:
+        """Return the phase of an epoch (from 0)."""
+        return self._config.phase(epoch, self._spec.size)
 
-    def start_stage(self, size: int, *, is_frozen: bool) -> None:
-        """Set training mode and image size, and freeze the whitening bias for the rest of the training if needed."""
+    def start_phase(self, phase: Phase) -> None:
+        """Set training mode, image size and frozen layers; the whitening bias stays frozen."""
         self.model.train()
-        self._epoch_spec = self._spec.at_size(size)
-        if is_frozen:
+        self._phase_spec = self._spec.at_size(phase.image_size)
+        self._freezer.apply(is_head_only=phase.is_head_only)
+        if phase.is_whitening_frozen:
             hooks_of(self.model).freeze_whitening_bias()
 
     def step(self, batch: Batch, scale: float, position: str) -> tuple[float, int]:
@@ -162,29 +165,48 @@ class Trainer:
 
         `scale` is relative to the peak learning rates; `position` locates the step in an error.
         """
-        inputs = self._epoch_spec.to_input(batch[0], self._machine.device)
-        labels = batch[1].to(self._machine.device)
-        targets = labels
-        if self._mixup is not None:
-            inputs, targets = self._mixup(inputs, labels)
-        with torch.autocast(self._machine.device.type, torch.bfloat16, enabled=self._machine.autocast):
-            logits = self._forward(inputs)
-        loss = self._criterion(logits.float(), targets)
-        value = float(loss.detach())
-        if not np.isfinite(value):
+        try:
+            loss, num_correct = self._add_gradients(batch)
+        except torch.OutOfMemoryError:
+            parts = 2 * self._config.accumulate
             raise TrainingError(
-                f"the loss is {value} at {position}; the weights of the last complete epoch are kept. "
+                f"the GPU is out of memory with batches of {len(batch[0])} images in {self._config.accumulate} parts; "
+                f"set train.accumulate={parts}, or a smaller train.batch_size, and choose another --run"
+            ) from None
+        if not np.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at {position}; the weights of the last complete epoch are kept. "
                 "Lower train.optimizer.lr (or muon.lr) and choose another --run, or check the images"
             )
+        if self._config.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_grad)
         set_learning_rates(self.optimizers, scale)
-        loss.backward()
         for optimizer in self.optimizers.values():
             optimizer.step()
             optimizer.zero_grad()
         self._num_updates += 1
         if self._ema is not None:
             self._ema.update(self.model, step=self._num_updates)
-        return value, int((logits.detach().argmax(1) == labels).sum())
+        return loss, num_correct
+
+    def _add_gradients(self, batch: Batch) -> tuple[float, int]:
+        """Add up the gradients of the parts of a batch; return its loss and the number of correct predictions."""
+        inputs = self._phase_spec.to_input(batch[0], self._machine.device)
+        labels = batch[1].to(self._machine.device)
+        targets = labels
+        if self._mixup is not None:
+            inputs, targets = self._mixup(inputs, labels)
+        loss_sum, num_correct, num_parts = 0.0, 0, self._config.accumulate
+        for part, part_targets, part_labels in zip(
+            *(tensor.chunk(num_parts) for tensor in (inputs, targets, labels)), strict=True
+        ):
+            with torch.autocast(self._machine.device.type, torch.bfloat16, enabled=self._machine.autocast):
+                logits = self._forward(part)
+            loss = self._criterion(logits.float(), part_targets) * (len(part) / len(inputs))
+            loss.backward()
+            loss_sum += float(loss.detach())
+            num_correct += int((logits.detach().argmax(1) == part_labels).sum())
+        return loss_sum, num_correct
 
     def tensors(self) -> dict[str, Tensor]:
         """Copy everything that changes during training into one flat dict."""

@@ -66,11 +66,10 @@ class _OutputError(Exception):
 
 def _try(member: MemberConfig, task: Task, machine: Machine) -> None:
     config, full_size = member.train, input_spec(member.model, task).size
-    sizes = dict.fromkeys([full_size, *(stage.size for stage in config.progressive_resizing)])
-    for size in sizes:
-        if size > full_size:
+    for stage in config.progressive_resizing:
+        if stage.size > full_size:
             raise ConfigError(
-                f"train.progressive_resizing: size {size} is larger than the images of {full_size} pixels"
+                f"train.progressive_resizing: size {stage.size} is larger than the model's input of {full_size} pixels"
             )
     Augmentation(member.augment, task.image_shape)
     rng = np.random.default_rng(0)
@@ -81,12 +80,12 @@ def _try(member: MemberConfig, task: Task, machine: Machine) -> None:
         trainer = Trainer(member, task, machine)
         trainer.model.register_forward_hook(_LogitsCheck(task.num_classes))
         trainer.init_from_data(images, seed=0)
-    for is_frozen in (False, True) if config.whiten_bias_epochs is not None else (False,):
-        for size in sizes:
-            with _errors_of("model" if size == full_size else f"train.progressive_resizing: size {size}"):
-                trainer.start_stage(size, is_frozen=is_frozen)
-                # With a learning rate of 0: a high one, without its warm-up, may diverge where the training does not.
-                trainer.step(batch, 0.0, "the trial step")
+    for phase in config.phases(full_size):
+        size = phase.image_size
+        with _errors_of("model" if size == full_size else f"train.progressive_resizing: size {size}"):
+            trainer.start_phase(phase)
+            # With a learning rate of 0: a high one, without its warm-up, may diverge where the training does not.
+            trainer.step(batch, 0.0, "the trial step")
     with _errors_of("model"):
         # Of the TTA views, these include all others.
         predict(trainer.model, input_spec(member.model, task), images, "flip_translate", machine)

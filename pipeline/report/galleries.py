@@ -50,7 +50,7 @@ def _augmented_images(data: RunData, name: str, member: MemberConfig, rows: NDAr
     for index, row in enumerate(rows[:NUM_EXAMPLES]):
         images = [CaptionedImage(as_data_uri(data.images[row]), "")]
         for epoch in epochs:
-            augmented, size = loader.augmented_image(index, epoch), member.train.image_size(epoch, spec.size)
+            augmented, size = loader.augmented_image(index, epoch), member.train.phase(epoch, spec.size).image_size
             source = "" if augmented is None else as_data_uri(_as_input(augmented, spec.at_size(size)))
             images.append(CaptionedImage(source, "" if source else "dropped", f"{size} x {size} pixels"))
         image_rows.append((f"{table.ids[row]} {data.task.class_names[table.labels[row]]}", images))
@@ -186,7 +186,7 @@ def _class_shares(labels: NDArray[np.int64], num_classes: int) -> list[float]:
 def _as_input(image: NDArray[np.uint8], spec: InputSpec, view: TTAView | None = None) -> NDArray[np.uint8]:
     """Return an image as a model's input, optionally one of its TTA views, turned back into uint8."""
     inputs = spec.to_input(torch.from_numpy(image[None].copy()), CPU)
-    return spec.to_images(inputs if view is None else view.apply(inputs))[0]
+    return spec.to_images(inputs if view is None else view.apply(inputs, len(image)))[0]
 
 
 def _describe_view(view: TTAView) -> str:
