@@ -320,7 +320,9 @@ class Config(BaseConfig):
 
     def experiment(self) -> Json:
         """Return what determines the results: everything but paths, logging and hardware settings."""
-        return self.model_dump(mode="json", exclude={"images", "machine", "log"})
+        # A file of weights is known by its checksum, which is part of the run's input.
+        weights: Any = {"__all__": {"model": {"weights"}}}
+        return self.model_dump(mode="json", exclude={"images": True, "machine": True, "log": True, "members": weights})
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""

@@ -2,21 +2,23 @@
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.error_messages import explain_cause
 from pipeline.errors import RunError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write to a temporary file, fsync, rename. Raises RunError for a write error, such as a full disk."""
+@contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file; after the block fsync and rename it. Raises RunError for a write error, as a full disk."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -25,6 +27,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes, atomically. Raises RunError for a write error."""
+    with open_atomic(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:

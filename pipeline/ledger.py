@@ -119,7 +119,7 @@ class Ledger:
 
 def _run_row(folder: Path, uploads: Sequence[Upload]) -> RunRow:
     environment, metrics = _read_environment(folder), _read_metrics(folder)
-    members = metrics.members
+    members, pretrained = metrics.members, environment.get("pretrained", ())
     scores = metrics.ensemble.scores if metrics.ensemble is not None else None
     low, high = scores.accuracy_ci95 if scores is not None else (None, None)
     seconds = sum(member.compute.training_seconds for member in members.values())
@@ -127,7 +127,7 @@ def _run_row(folder: Path, uploads: Sequence[Upload]) -> RunRow:
     return RunRow(
         run=folder.name,
         config=str(environment.get("config", "")),
-        members=", ".join(members),
+        members=", ".join(f"{name} (pretrained)" if name in pretrained else name for name in members),
         folds=max((len(member.folds) for member in members.values()), default=0),
         cv=scores.accuracy if scores is not None else None,
         cv_low=low,

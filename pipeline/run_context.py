@@ -24,6 +24,7 @@ from pipeline.learning.duplicates import count_duplicates, find_groups
 from pipeline.learning.folds import make_folds
 from pipeline.learning.seeding import derive_seed, fold_seed
 from pipeline.learning.trial import try_member
+from pipeline.learning.weights import weights_checksum
 from pipeline.ledger import SUBMISSIONS
 from pipeline.progress import log
 from pipeline.runs.environment import describe_environment
@@ -77,9 +78,18 @@ class RunContext:
         return self.run.folds() if self.run.has_folds else _make_folds(self)
 
     def input_checksums(self) -> dict[str, str]:
-        """Return the checksums of images and labels."""
+        """Return the checksums of images, labels and files of pretrained weights."""
         checksums = {f"{split}_images": store.checksum for split, store in self.stores.items()}
-        return checksums | {"train_labels": self.labels.checksum()}
+        return checksums | {"train_labels": self.labels.checksum()} | self._weights_checksums()
+
+    def _weights_checksums(self) -> dict[str, str]:
+        """Return those of the files of weights; the recorded one of a file that is gone, as after the training."""
+        paths = {name: member.model.weights for name, member in self.config.members.items()}
+        recorded = self.run.load_json("input.json") if self.run.exists else {}
+        return {
+            key: recorded[key] if key in recorded and not path.exists() else weights_checksum(path)
+            for key, path in ((f"{name}_weights", path) for name, path in paths.items() if path is not None)
+        }
 
     def fold_jobs(self) -> Iterator[FoldJob]:
         """Yield a job for every fold of every member."""
@@ -172,7 +182,9 @@ def prepare_run(context: RunContext) -> None:
     context.source.release()
     folds = context.fold_table
     environment = describe_environment(torch.get_num_threads(), machine.device.type, machine.autocast)
-    context.run.create_or_verify(context.config, checksums, {"config": context.config_name, **environment})
+    pretrained = [name for name, member in context.config.members.items() if member.model.is_pretrained]
+    origin = {"config": context.config_name} | ({"pretrained": pretrained} if pretrained else {})
+    context.run.create_or_verify(context.config, checksums, origin | environment)
     if not context.run.has_folds:
         context.run.save_folds(folds)
 

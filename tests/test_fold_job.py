@@ -67,7 +67,7 @@ def test_training_yields_its_epochs_and_at_last_the_predictions(make_job, data):
     for result in job.train(MACHINE, store, table, DISPLAY):
         results.append(result)
         checkpoint = job.folder.load_checkpoint()
-        is_saved.append(checkpoint is not None and len(checkpoint[0]) == len(results))
+        is_saved.append(checkpoint is not None and len(checkpoint.history) == len(results))
 
     *records, predictions = results
     assert [type(result) for result in results] == [EpochRecord, EpochRecord, EpochRecord, Predictions]
@@ -240,9 +240,9 @@ def test_state_that_is_not_finite_is_not_saved(make_job, data, monkeypatch):
     with pytest.raises(TrainingError, match=r"model\.head\.weight is not finite after epoch 2"):
         train(job, store, table)
 
-    rows, saved = job.folder.load_checkpoint()
-    assert len(rows) == 1
-    assert all(tensor.isfinite().all() for tensor in saved.values())
+    checkpoint = job.folder.load_checkpoint()
+    assert len(checkpoint.history) == 1
+    assert all(tensor.isfinite().all() for tensor in checkpoint.tensors.values())
 
 
 def test_older_predictions_that_are_not_finite_are_corrupted(two_trained_jobs, data):

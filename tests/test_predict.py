@@ -72,6 +72,23 @@ def test_translation_of_resized_images_is_one_pixel_of_the_original(size, pixels
     assert torch.equal(translated[..., pixels:, pixels:], images[..., : size - pixels, : size - pixels])
 
 
+def test_batches_are_halved_when_the_gpu_is_out_of_memory(monkeypatch):
+    class Small(CornerPixels):
+        def forward(self, images):
+            sizes.append(len(images))
+            if len(images) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images)
+
+    sizes = []
+    expected = predict(CornerPixels(), SPEC, IMAGES[:20], "none", Machine(predict_batch_size=20))
+    logits = predict(Small(), SPEC, IMAGES[:20], "none", Machine(predict_batch_size=20))
+
+    assert sizes[:4] == [20, 10, 5, 3]
+    assert max(sizes[4:]) == 3
+    assert np.allclose(logits, expected)
+
+
 def test_logits_are_averaged_over_tta_views():
     machine = Machine(predict_batch_size=7)
     logits, averaged = (predict(CornerPixels(), SPEC, IMAGES, tta, machine) for tta in ("none", "flip"))

@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.evaluate import load_ensemble_predictions
 from pipeline.predictions import Predictions, join
 from pipeline.results import Agreement, CascadeStats, Metrics, StageStats
+from pipeline.runs.checkpoint import Checkpoint
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder, check_run_name
 from pipeline.temperature_scaling import to_probabilities
@@ -106,12 +107,12 @@ def test_finished_fold_has_all_files_and_no_checkpoint(run):
     fold = run.fold("net", 2)
     tensors = {"model.a": torch.arange(6.0).reshape(2, 3), "step": torch.tensor(7)}
     assert fold.load_checkpoint() is None
-    fold.save_checkpoint(HISTORY, tensors)
-    history, loaded = fold.load_checkpoint()
+    fold.save_checkpoint(Checkpoint(HISTORY, tensors, {"num_steps": 3}))
+    loaded = fold.load_checkpoint()
 
-    assert history == HISTORY
-    assert torch.equal(loaded["model.a"], tensors["model.a"])
-    assert loaded["step"] == 7
+    assert (loaded.history, loaded.unfinished_epoch) == (HISTORY, {"num_steps": 3})
+    assert torch.equal(loaded.tensors["model.a"], tensors["model.a"])
+    assert loaded.tensors["step"] == 7
     assert not fold.is_trained
 
     fold.finish(HISTORY, {"a": tensors["model.a"]}, PREDICTIONS)
@@ -201,15 +202,15 @@ def test_truncated_file_is_named(run, name, share):
 
 def test_failed_write_keeps_the_existing_file(run, monkeypatch):
     fold = run.fold("net", 0)
-    fold.save_checkpoint(HISTORY, {"a": torch.zeros(4)})
+    fold.save_checkpoint(Checkpoint(HISTORY, {"a": torch.zeros(4)}))
 
     def raise_disk_full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", raise_disk_full)
     with pytest.raises(RunError, match=r"checkpoint\.safetensors can't be written: disk full \(No space left"):
-        fold.save_checkpoint(HISTORY, {"a": torch.ones(4)})
-    assert torch.equal(fold.load_checkpoint()[1]["a"], torch.zeros(4))
+        fold.save_checkpoint(Checkpoint(HISTORY, {"a": torch.ones(4)}))
+    assert torch.equal(fold.load_checkpoint().tensors["a"], torch.zeros(4))
     assert [p.name for p in fold.path.iterdir()] == ["checkpoint.safetensors"]
 
 
@@ -393,13 +394,13 @@ def test_only_the_checkpoint_of_a_fold_with_corrupted_results_is_exported_to_res
     fold = run.fold("net", 0)
     fold.finish(HISTORY, {"a": torch.zeros(4)}, PREDICTIONS)
     (fold.path / "out_of_fold.npz").write_bytes(b"corrupted")
-    fold.save_checkpoint(HISTORY[:1], {"a": torch.ones(4)})
+    fold.save_checkpoint(Checkpoint(HISTORY[:1], {"a": torch.ones(4)}))
     other = run.fold("net", 1)
     other.import_files(fold.export_unfinished())
 
     assert not fold.is_trained
     assert list(fold.export_unfinished()) == ["checkpoint.safetensors"]
-    assert other.load_checkpoint()[0] == HISTORY[:1]
+    assert other.load_checkpoint().history == HISTORY[:1]
 
 
 def test_run_of_another_version_is_rejected_with_the_keys(run):

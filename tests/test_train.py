@@ -2,6 +2,7 @@ import itertools
 import multiprocessing
 import re
 import shutil
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from pipeline.config import MemberConfig
 from pipeline.demo.images import draw_image
-from pipeline.errors import TrainingError
+from pipeline.errors import ConfigError, TrainingError
 from pipeline.learning.airbench import Airbench
 from pipeline.learning.device import Machine
 from pipeline.learning.inputs import InputSpec
@@ -40,6 +41,17 @@ RESIZING = {
     "train": {**MUON["train"], "progressive_resizing": [{"until": 0.5, "size": 24}]},
 }
 FREEZING = {**MUON, "train": {**MUON["train"], "whiten_bias_epochs": 2}}
+FINE_TUNING = {
+    "model": {"name": "test_efficientnet", "image_size": 48, "stem": "keep", "params": {"drop_path_rate": 0.3}},
+    "train": {
+        "epochs": 4,
+        "batch_size": 32,
+        "accumulate": 2,
+        "clip_grad": 1.0,
+        "freeze": {"num_stages": 2, "head_only_epochs": 1, "batch_norms": True},
+        "optimizer": {"name": "lamb", "lr": 0.01, "layer_decay": 0.7, "decay_norms_and_biases": False},
+    },
+}
 RECORD = EpochRecord(
     epoch=3,
     loss=1.5,
@@ -55,14 +67,39 @@ def states(member, machine=MACHINE, *, images=IMAGES, seed=5, **options):
     return list(train_fold(config, CIFAR10, images, LABELS, seed=seed, machine=machine, **options))
 
 
+def iterate(member):
+    return train_fold(MemberConfig.model_validate(member), CIFAR10, IMAGES, LABELS, seed=5, machine=MACHINE)
+
+
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(
     "member",
-    [MUON, EMA_AND_MIXUP, FREEZING, RESIZING],
-    ids=["muon", "ema+mixup+cutmix+dropout", "freezing", "resizing"],
+    [MUON, EMA_AND_MIXUP, FREEZING, RESIZING, FINE_TUNING],
+    ids=["muon", "ema+mixup+cutmix+dropout", "freezing", "resizing", "fine-tuning"],
+)
+@pytest.mark.parametrize("num_checks", [1, 4, 7])
+def test_training_that_was_interrupted_within_an_epoch_ends_with_the_same_bytes(member, num_checks):
+    whole, config, calls = states(member), MemberConfig.model_validate(member), itertools.count(1)
+    options = {"seed": 5, "machine": MACHINE, "is_save_due": lambda: next(calls) == num_checks}
+    with closing(train_fold(config, CIFAR10, IMAGES, LABELS, **options)) as training:
+        interrupted = next(state for state in training if state.unfinished_epoch is not None)
+        saved = {name: tensor.clone() for name, tensor in interrupted.tensors.items()}
+    torch.manual_seed(12345)
+    np.random.seed(12345)
+    resumed = states(member, resume=replace(interrupted, tensors=saved))
+
+    assert same(whole[-1].tensors, resumed[-1].tensors)
+    assert [record.loss for record in whole[-1].history] == [record.loss for record in resumed[-1].history]
+    assert [record.accuracy for record in whole[-1].history] == [record.accuracy for record in resumed[-1].history]
+
+
+@pytest.mark.parametrize(
+    "member",
+    [MUON, EMA_AND_MIXUP, FREEZING, RESIZING, FINE_TUNING],
+    ids=["muon", "ema+mixup+cutmix+dropout", "freezing", "resizing", "fine-tuning"],
 )
 def test_resumed_training_ends_with_the_same_bytes(member):
     whole, config = states(member), MemberConfig.model_validate(member)
@@ -147,7 +184,7 @@ def test_whitening_is_initialised_from_the_images_of_the_fold():
 
 
 def test_frozen_whitening_bias_does_not_change():
-    biases = [state.tensors["model.stem.bias"] for state in states(FREEZING)]
+    biases = [state.tensors["model.stem.bias"].clone() for state in iterate(FREEZING)]
 
     assert not torch.equal(biases[0], biases[1])
     assert torch.equal(biases[1], biases[3])
@@ -260,9 +297,7 @@ def test_state_that_is_not_finite_after_the_last_step_is_not_returned():
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 def test_every_tensor_of_a_state_must_be_finite(name, value):
     tensors = {"num_updates": torch.tensor(3), "model.stem.bias": torch.ones(2), name: torch.tensor([1.0, value])}
-    message = (
-        rf"the training has diverged: {re.escape(name)} is not finite after epoch 1; the state of this epoch is not"
-    )
+    message = rf"the training has diverged: {re.escape(name)} is not finite after epoch 1; this state is not saved"
     with pytest.raises(TrainingError, match=message):
         TrainState([RECORD], tensors).check_finite()
     TrainState([RECORD], {**tensors, name: torch.ones(1)}).check_finite()
@@ -294,6 +329,79 @@ def test_mixing_an_odd_number_of_images_leaves_one_out(mix, monkeypatch):
     list(train_fold(member, CIFAR10, IMAGES[:33], LABELS[:33], seed=1, machine=MACHINE))
 
     assert sizes == [32, 32]
+
+
+def test_parts_of_a_batch_add_up_to_its_gradients():
+    member = {"model": {"name": "test_vit"}, "train": {"epochs": 1, "batch_size": 32, "optimizer": {"lr": 0.01}}}
+    whole = states(member)[-1].weights()
+    for parts in (2, 3):
+        split = states({**member, "train": {**member["train"], "accumulate": parts}})[-1].weights()
+        assert all(torch.allclose(whole[name], split[name], atol=1e-5) for name in whole)
+
+
+def test_clipped_gradients_change_the_weights_less():
+    train = {
+        "epochs": 1,
+        "batch_size": 96,
+        "optimizer": {"lr": 1.0, "momentum": 0, "nesterov": False, "weight_decay": 0},
+    }
+    schedule = {"kind": "constant"}
+    changes = []
+    for clip in (None, 1e-6):
+        options = {**train, "clip_grad": clip, "schedule": schedule, "epochs": 2}
+        first, last = (state.weights()["head.weight"].clone() for state in iterate({**MUON, "train": options}))
+        changes.append(float((last - first).norm()))
+
+    assert changes[1] < 1e-4 < changes[0]
+
+
+def test_frozen_parts_keep_their_weights_and_statistics():
+    member = {**FINE_TUNING, "train": {**FINE_TUNING["train"], "freeze": {"num_stages": 2, "head_only_epochs": 2}}}
+    weights = [{name: value.clone() for name, value in state.weights().items()} for state in iterate(member)]
+
+    def changed(before, after):
+        names = [name for name in before if not torch.equal(before[name], after[name])]
+        return {name for name in names if "num_batches_tracked" not in name}
+
+    assert changed(weights[0], weights[1]) == {"classifier.weight", "classifier.bias"}
+    later = changed(weights[1], weights[3])
+    assert {"blocks.2.0.bn1.running_mean", "conv_head.weight"} <= later
+    assert not any(name.startswith(("conv_stem", "bn1", "blocks.0")) for name in later)
+
+
+def test_frozen_batch_norms_keep_their_statistics_and_train_their_scales():
+    member = {**FINE_TUNING, "train": {**FINE_TUNING["train"], "freeze": {"batch_norms": True}}}
+    first, *_, last = [{name: v.clone() for name, v in state.weights().items()} for state in iterate(member)]
+
+    assert torch.equal(first["bn2.running_mean"], last["bn2.running_mean"])
+    assert not torch.equal(first["bn2.weight"], last["bn2.weight"])
+
+
+@pytest.mark.parametrize(
+    ("model", "freeze", "message"),
+    [
+        (
+            "test_efficientnet",
+            {"num_stages": 99},
+            r"train\.freeze\.num_stages: 99 freeze the whole model, .* stages",
+        ),
+        ("airbench94", {"num_stages": 1}, r"train\.freeze\.num_stages: Airbench does not define its layers"),
+    ],
+)
+def test_freezing_that_is_not_possible_is_rejected(model, freeze, message):
+    with pytest.raises(ConfigError, match=message):
+        states({"model": {"name": model}, "train": {"epochs": 1, "freeze": freeze}})
+
+
+def test_gpu_out_of_memory_names_what_to_reduce(monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Airbench, "forward", fail)
+    with pytest.raises(
+        TrainingError, match=r"out of memory with batches of 32 images in 1 parts; set train\.accumulate=2"
+    ):
+        states(MUON)
 
 
 def test_workers_end_when_the_training_is_closed_or_fails():

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 
 import numpy as np
@@ -12,14 +12,16 @@ from torch import nn
 
 from pipeline.config import MemberConfig
 from pipeline.data.image_store import ImageStore
+from pipeline.executors.checkpoint_timer import CheckpointTimer
 from pipeline.learning.device import Machine
 from pipeline.learning.flops import forward_flops, training_flops
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.predict import TTA, TTAView, for_inference, predict, predict_logits
 from pipeline.learning.train import build_model, train_fold
-from pipeline.learning.train_state import EpochRecord, TrainState
+from pipeline.learning.train_state import EpochRecord, TrainState, UnfinishedEpoch
 from pipeline.predictions import Predictions, join
 from pipeline.progress import ProgressCallback, ProgressDisplay, log, no_progress
+from pipeline.runs.checkpoint import Checkpoint
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.prediction_files import CorruptedFileError
@@ -68,11 +70,11 @@ class FoldJob:
     ) -> Generator[EpochRecord | Predictions, None, None]:
         """Train (resuming from the last checkpoint), predict the validation images, save.
 
-        Yields each epoch after its checkpoint is saved, and at last the out-of-fold predictions of the finished fold.
-        Raises TrainingError before a state or predictions that are not finite are saved.
+        Yields each epoch, and at last the out-of-fold predictions of the finished fold. Raises TrainingError before a
+        state or predictions that are not finite are saved.
         """
         validation = table.is_validation(self.fold)
-        epochs, state = self.member.train.epochs, self._load_state()
+        epochs, state, timer = self.member.train.epochs, self._load_state(), CheckpointTimer()
         fraction = state.num_epochs / epochs
         with (
             tensorboard_tracker(
@@ -88,12 +90,17 @@ class FoldJob:
                     seed=self.seed,
                     machine=machine,
                     resume=state,
+                    is_save_due=timer.is_due,
                     on_progress=bar,
                 )
             ) as states,
         ):
             for state in states:
-                self.folder.save_checkpoint(state.rows(), state.tensors)
+                if state.unfinished_epoch is not None or timer.is_worthwhile():
+                    with timer.saving():
+                        self.folder.save_checkpoint(_checkpoint(state))
+                if state.unfinished_epoch is not None:
+                    continue
                 last = state.history[-1]
                 tracker.add(last.to_row())
                 bar.set_postfix(f"loss {last.loss:.3f}, accuracy {last.accuracy:.3f}")
@@ -190,9 +197,13 @@ class FoldJob:
             checkpoint = None
         if checkpoint is None:
             return TrainState()
-        rows, tensors = checkpoint
-        state = TrainState([EpochRecord.from_row(row) for row in rows], tensors)
-        log.info("%s: resumed after epoch %d", self, state.num_epochs)
+        unfinished = checkpoint.unfinished_epoch
+        state = TrainState(
+            [EpochRecord.from_row(row) for row in checkpoint.history],
+            dict(checkpoint.tensors),
+            None if unfinished is None else UnfinishedEpoch(**unfinished),
+        )
+        log.info("%s: resumed %s", self, state.position)
         return state
 
     def _predict_validation(
@@ -210,6 +221,11 @@ class FoldJob:
         speed = len(ids) / (time.perf_counter() - start)
         log.info("%s: predicted %s validation images, %.0f images/s", self, f"{len(ids):,}", speed)
         return Predictions(ids, logits)
+
+
+def _checkpoint(state: TrainState) -> Checkpoint:
+    unfinished = state.unfinished_epoch
+    return Checkpoint(state.rows(), state.tensors, None if unfinished is None else asdict(unfinished))
 
 
 def predict_slice(

@@ -1,7 +1,7 @@
 """Images + augmentation -> the batches of an epoch; the same pixels for any number of workers."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
@@ -60,14 +60,15 @@ class EpochBatchSampler:
 
     def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
         self._num_images, self._batch_size, self._seed = num_images, min(batch_size, num_images), seed
-        self.epoch = 0
+        self.epoch, self.first_batch = 0, 0
 
     def __len__(self) -> int:
         return self._num_images // self._batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng(derive_seed(self._seed, "order", self.epoch)).permutation(self._num_images)
-        for start in range(0, len(self) * self._batch_size, self._batch_size):
+        first, end = self.first_batch * self._batch_size, len(self) * self._batch_size
+        for start in range(first, end, self._batch_size):
             yield [(self.epoch, int(row)) for row in order[start : start + self._batch_size]]
 
 
@@ -105,9 +106,9 @@ class TrainLoader:
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0). Raises TrainingError for workers that do not start, or hang."""
-        self._sampler.epoch = epoch
+    def epoch(self, epoch: int, first_batch: int = 0) -> Generator[Batch, None, None]:
+        """Yield the batches of an epoch, all from 0. Raises TrainingError for workers that do not start, or hang."""
+        self._sampler.epoch, self._sampler.first_batch = epoch, first_batch
         with Watchdog(self._workers) as watchdog:
             with watchdog.waiting():  # of a second epoch the workers confirm the start
                 batches = self._start()
@@ -121,7 +122,7 @@ class TrainLoader:
 
     def augmented_image(self, row: int, epoch: int) -> NDArray[np.uint8] | None:
         """Return a row's image as augmented in an epoch (from 0); None if it was in the dropped last batch."""
-        self._sampler.epoch = epoch
+        self._sampler.epoch, self._sampler.first_batch = epoch, 0
         for keys in self._sampler:
             if (epoch, row) in keys:
                 return self._dataset.__getitems__(keys)[0][keys.index((epoch, row))].numpy()

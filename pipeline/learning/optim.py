@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from timm.optim import Muon, create_optimizer_v2, list_optimizers
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.config import MuonConfig, OptimizerConfig, ScheduleConfig
@@ -16,6 +16,7 @@ from pipeline.learning.freeze import layers_of
 from pipeline.learning.models import classifier_names, first_line
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
+COUNTERS = {"step", "lookahead_step"}  # that some optimizers keep in their parameter groups
 
 
 def lr_scale(step: int, num_steps: int, schedule: ScheduleConfig) -> float:
@@ -83,6 +84,48 @@ def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, float]:
         name: optimizer.defaults["lr"] * optimizer.param_groups[0]["schedule_scale"]
         for name, optimizer in optimizers.items()
     }
+
+
+def optimizer_tensors(optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
+    """Return an optimizer's state as a flat dict: `INDEX.KEY` of a parameter, `group.INDEX.KEY` of a group's counters.
+
+    `number` in front of a name marks a number, which is no tensor in the optimizer. Raises ConfigError for anything
+    else.
+    """
+    state = optimizer.state_dict()
+    entries = {f"{index}.{key}": value for index, values in state["state"].items() for key, value in values.items()}
+    entries |= {
+        f"group.{index}.{key}": group[key]
+        for index, group in enumerate(state["param_groups"])
+        for key in COUNTERS & group.keys()
+    }
+    tensors: dict[str, Tensor] = {}
+    for key, value in entries.items():
+        if isinstance(value, Tensor):
+            tensors[f"{prefix}{key}"] = value
+        elif isinstance(value, int | float):
+            dtype = torch.float64 if isinstance(value, float) else torch.int64
+            tensors[f"{prefix}number.{key}"] = torch.tensor(value, dtype=dtype)
+        elif value is not None:
+            raise ConfigError(
+                f"train.optimizer.name: the state of {type(optimizer).__name__} can't be saved, as {key} is a "
+                f"{type(value).__name__}; choose another optimizer"
+            )
+    return tensors
+
+
+def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore what `optimizer_tensors` returned, without its prefix. Raises KeyError, ValueError for other tensors."""
+    current = optimizer.state_dict()
+    state: dict[int, dict[str, Any]] = {}
+    groups = [dict(group) for group in current["param_groups"]]
+    for name, tensor in tensors.items():
+        value = tensor.item() if name.startswith("number.") else tensor
+        name = name.removeprefix("number.")
+        index, key = name.removeprefix("group.").split(".", 1)
+        entries = groups[int(index)] if name.startswith("group.") else state.setdefault(int(index), {})
+        entries[key] = value
+    optimizer.load_state_dict({**current, "state": state, "param_groups": groups})
 
 
 def _parameter_groups(model: nn.Module, config: OptimizerConfig, without: Collection[str]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pipeline.learning.device import Machine
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.models import hooks_of
 from pipeline.predictions import Logits
-from pipeline.progress import ProgressCallback, no_progress
+from pipeline.progress import ProgressCallback, log, no_progress
 
 TTA = Literal["none", "flip", "flip_translate"]
 
@@ -77,21 +77,24 @@ def predict_logits(
 ) -> Logits:
     """Return logits [N, classes] of uint8 images [N, height, width, 3]: the weighted mean over the views.
 
-    `model` comes from `for_inference`. `on_progress` is called with (done, total) images. Raises TrainingError for
-    logits that are not finite.
+    `model` comes from `for_inference`. `on_progress` is called with (done, total) images. A GPU that runs out of memory
+    gets smaller batches. Raises TrainingError for logits that are not finite.
     """
-    parts = []
-    for start in range(0, len(images), machine.predict_batch_size):
-        # A copy: the images are usually a read-only memory map.
-        batch = np.array(images[start : start + machine.predict_batch_size])
-        num_images = len(batch)
-        if machine.compile:  # a batch of any other size would be compiled again
-            batch = np.resize(batch, (machine.predict_batch_size, *batch.shape[1:]))
-        inputs = spec.to_input(torch.from_numpy(batch), machine.device)
-        with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
-            logits = [view.weight * model(view.apply(inputs, images.shape[1])).float() for view in views]
-        parts.append(torch.stack(logits).sum(0)[:num_images].cpu())
-        on_progress(start + num_images, len(images))
+    parts: list[Tensor] = []
+    num_done, batch_size = 0, machine.predict_batch_size
+    while num_done < len(images):
+        try:
+            parts.append(
+                _predict_batch(model, spec, images[num_done : num_done + batch_size], views, machine, batch_size)
+            )
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size = (batch_size + 1) // 2
+            log.warning("the GPU is out of memory: predicting %d images at a time from now on", batch_size)
+            continue
+        num_done += len(parts[-1])
+        on_progress(num_done, len(images))
     mean = (torch.cat(parts) / sum(view.weight for view in views)).numpy()
     num_invalid = int((~np.isfinite(mean)).any(axis=1).sum())
     if num_invalid:
@@ -100,6 +103,23 @@ def predict_logits(
             "diverged; lower train.optimizer.lr (or muon.lr) and choose another --run"
         )
     return mean
+
+
+def _predict_batch(
+    model: nn.Module,
+    spec: InputSpec,
+    images: NDArray[np.uint8],
+    views: Sequence[TTAView],
+    machine: Machine,
+    batch_size: int,
+) -> Tensor:
+    """Return the weighted sum over the views of the logits [N, classes] of at most `batch_size` images, on the CPU."""
+    # A copy: the images are usually a read-only memory map. A batch of any other size would be compiled again.
+    batch = np.resize(images, (batch_size, *images.shape[1:])) if machine.compile else np.array(images)
+    inputs = spec.to_input(torch.from_numpy(batch), machine.device)
+    with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
+        logits = [view.weight * model(view.apply(inputs, images.shape[1])).float() for view in views]
+    return torch.stack(logits).sum(0)[: len(images)].cpu()
 
 
 def predict(

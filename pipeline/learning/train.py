@@ -1,8 +1,8 @@
 """One member of the ensemble on one fold: images in, the state after each epoch out. Saves nothing."""
 
 import time
-from collections.abc import Generator, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -18,9 +18,16 @@ from pipeline.learning.device import Machine
 from pipeline.learning.freeze import Freezer
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.models import classifier_names, create_model, create_untrained_model, hooks_of, input_spec
-from pipeline.learning.optim import learning_rates, lr_scale, make_optimizers, set_learning_rates
+from pipeline.learning.optim import (
+    learning_rates,
+    load_optimizer,
+    lr_scale,
+    make_optimizers,
+    optimizer_tensors,
+    set_learning_rates,
+)
 from pipeline.learning.seeding import derive_seed
-from pipeline.learning.train_state import EpochRecord, TrainState, strip_prefix
+from pipeline.learning.train_state import EpochRecord, TrainState, UnfinishedEpoch, strip_prefix
 from pipeline.progress import ProgressCallback, no_progress
 from pipeline.task import Task
 
@@ -68,54 +75,62 @@ def train_fold(
     seed: int,
     machine: Machine,
     resume: TrainState | None = None,
+    is_save_due: Callable[[], bool] = lambda: False,
     on_progress: ProgressCallback = no_progress,
 ) -> Generator[TrainState, None, None]:
-    """Train on uint8 images [N, height, width, 3] with labels [N] and yield the state after each epoch.
+    """Train on uint8 images [N, height, width, 3] with labels [N]; yield the state after each epoch.
 
-    The weights depend on the arguments alone, so a resumed training ends with the same bytes. `on_progress` is called
-    with (done, total) images over all epochs. Raises TrainingError, with epoch and step, before a loss that is not
-    finite changes the weights, and instead of a state that is not finite. Close it if it is not consumed: its workers
-    end then.
+    And after a step when `is_save_due` says so. The weights depend on the arguments alone, so a resumed training ends
+    with the same bytes. `on_progress` is called with (done, total) images over all epochs. Raises TrainingError, with
+    epoch and step, before a loss that is not finite changes the weights, and instead of a state that is not finite.
+    Close it if it is not consumed: its workers end then.
     """
     config = member.train
     torch.manual_seed(derive_seed(seed, "weights"))
     trainer = Trainer(member, task, machine)
     trainer.init_from_data(images, seed)
     history: list[EpochRecord] = []
-    if resume is not None and resume.history:
+    unfinished = UnfinishedEpoch()
+    if resume is not None and resume.tensors:
         trainer.load(resume.tensors)
-        history = list(resume.history)
+        history, unfinished = list(resume.history), resume.unfinished_epoch or unfinished
     with make_loader(member, images, labels, seed=seed, num_workers=machine.num_workers) as loader:
         for epoch in range(len(history), config.epochs):
-            history.append(_train_epoch(trainer, config, loader, epoch, seed, on_progress))
-            state = TrainState(history=list(history), tensors=trainer.tensors())
-            state.check_finite()
-            yield state
+            with closing(_train_epoch(trainer, config, loader, epoch, unfinished, seed, on_progress)) as steps:
+                for sums in steps:
+                    is_last = sums.num_steps == len(loader)
+                    if is_last:
+                        history.append(trainer.epoch_record(epoch, sums))
+                    if is_last or is_save_due():
+                        state = TrainState(list(history), trainer.tensors(), None if is_last else sums)
+                        state.check_finite()
+                        yield state
+            unfinished = UnfinishedEpoch()
 
 
 def _train_epoch(
-    trainer: "Trainer", config: TrainConfig, loader: TrainLoader, epoch: int, seed: int, on_progress: ProgressCallback
-) -> EpochRecord:
-    """Train for an epoch (from 0)."""
-    start, num_steps = time.perf_counter(), config.epochs * len(loader)
-    _seed_global_generators(derive_seed(seed, "epoch", epoch))
+    trainer: "Trainer",
+    config: TrainConfig,
+    loader: TrainLoader,
+    epoch: int,
+    sums: UnfinishedEpoch,
+    seed: int,
+    on_progress: ProgressCallback,
+) -> Generator[UnfinishedEpoch, None, None]:
+    """Train for the rest of an epoch (from 0); yield the sums over its steps after each."""
+    num_steps = config.epochs * len(loader)
     trainer.start_phase(trainer.phase(epoch))
-    num_images, loss_sum, num_correct = 0, 0.0, 0
-    for index, batch in enumerate(loader.epoch(epoch)):
-        step = epoch * len(loader) + index
-        scale = lr_scale(step, num_steps, config.schedule)
-        loss, correct = trainer.step(batch, scale, f"epoch {epoch + 1}, step {index + 1} of {len(loader)}")
-        loss_sum, num_correct, num_images = loss_sum + loss, num_correct + correct, num_images + len(batch[0])
-        on_progress((step + 1) * len(batch[0]), num_steps * len(batch[0]))
-    seconds = time.perf_counter() - start
-    return EpochRecord(
-        epoch=epoch + 1,
-        loss=loss_sum / len(loader),
-        accuracy=num_correct / num_images,
-        learning_rates=learning_rates(trainer.optimizers),
-        seconds=seconds,
-        images_per_second=num_images / seconds,
-    )
+    start = time.perf_counter()
+    with closing(loader.epoch(epoch, first_batch=sums.num_steps)) as batches:
+        for index, batch in enumerate(batches, start=sums.num_steps):
+            step = epoch * len(loader) + index
+            _seed_global_generators(derive_seed(seed, "step", step))
+            scale = lr_scale(step, num_steps, config.schedule)
+            loss, num_correct = trainer.step(batch, scale, f"epoch {epoch + 1}, step {index + 1} of {len(loader)}")
+            sums = sums.add(loss, num_correct, len(batch[0]), time.perf_counter() - start)
+            on_progress((step + 1) * len(batch[0]), num_steps * len(batch[0]))
+            yield sums
+            start = time.perf_counter()  # a checkpoint is no training time
 
 
 class Trainer:
@@ -208,20 +223,26 @@ class Trainer:
             num_correct += int((logits.detach().argmax(1) == part_labels).sum())
         return loss_sum, num_correct
 
+    def epoch_record(self, epoch: int, sums: UnfinishedEpoch) -> EpochRecord:
+        """Return the record of an epoch (from 0) that has just ended."""
+        return EpochRecord(
+            epoch=epoch + 1,
+            loss=sums.loss_sum / sums.num_steps,
+            accuracy=sums.num_correct / sums.num_images,
+            learning_rates=learning_rates(self.optimizers),
+            seconds=sums.seconds,
+            images_per_second=sums.num_images / sums.seconds,
+        )
+
     def tensors(self) -> dict[str, Tensor]:
-        """Copy everything that changes during training into one flat dict."""
+        """Return everything that changes during training in one flat dict; not a copy."""
         state: dict[str, Tensor] = {"num_updates": torch.tensor(self._num_updates)}
         state |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self._ema is not None:
             state |= {f"ema.{name}": value for name, value in self._ema.module.state_dict().items()}
-        for optimizer_name, optimizer in self.optimizers.items():
-            for index, values in optimizer.state_dict()["state"].items():
-                state |= {
-                    f"optimizer.{optimizer_name}.{index}.{name}": torch.as_tensor(value)
-                    for name, value in values.items()
-                    if value is not None
-                }
-        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+        for name, optimizer in self.optimizers.items():
+            state |= optimizer_tensors(optimizer, f"optimizer.{name}.")
+        return {name: value.detach() for name, value in state.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `tensors` returned. Raises TrainingError for the state of another model."""
@@ -238,12 +259,8 @@ class Trainer:
         self.model.load_state_dict(strip_prefix(tensors, "model."))
         if self._ema is not None:
             self._ema.module.load_state_dict(strip_prefix(tensors, "ema."))
-        for optimizer_name, optimizer in self.optimizers.items():
-            state: dict[int, dict[str, Any]] = {}
-            for name, value in strip_prefix(tensors, f"optimizer.{optimizer_name}.").items():
-                index, key = name.split(".", 1)
-                state.setdefault(int(index), {})[key] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(optimizer, strip_prefix(tensors, f"optimizer.{name}."))
 
 
 def _seed_global_generators(seed: int) -> None:

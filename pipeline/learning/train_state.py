@@ -46,25 +46,58 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
+class UnfinishedEpoch:
+    """Sums over the steps of an epoch so far."""
+
+    num_steps: int = 0
+    loss_sum: float = 0.0
+    num_correct: int = 0
+    num_images: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: float, num_correct: int, num_images: int, seconds: float) -> "UnfinishedEpoch":
+        """Return the sums with those of one more step."""
+        return UnfinishedEpoch(
+            self.num_steps + 1,
+            self.loss_sum + loss,
+            self.num_correct + num_correct,
+            self.num_images + num_images,
+            self.seconds + seconds,
+        )
+
+
+@dataclass(frozen=True)
 class TrainState:
-    """History and tensors after an epoch. No RNG state is needed: every epoch and batch has a seed of its own."""
+    """History and tensors after a step. No RNG state is needed: every step and batch has a seed of its own.
+
+    The tensors are those of the training itself, which goes on to change them: use them before the next state is taken.
+    """
 
     history: list[EpochRecord] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """Named `model.*`, `ema.*` and `optimizer.*`; and `num_updates`."""
+    unfinished_epoch: UnfinishedEpoch | None = None
+    """None after an epoch."""
 
     @property
     def num_epochs(self) -> int:
         """Number of finished epochs."""
         return len(self.history)
 
+    @property
+    def position(self) -> str:
+        """When the state was taken."""
+        if self.unfinished_epoch is None:
+            return f"after epoch {self.num_epochs}"
+        return f"at epoch {self.num_epochs + 1}, step {self.unfinished_epoch.num_steps}"
+
     def check_finite(self) -> None:
         """Raise TrainingError if a weight, a statistic or the state of an optimizer is infinite or NaN."""
         for name, tensor in self.tensors.items():
             if not bool(tensor.isfinite().all()):
                 raise TrainingError(
-                    f"the training has diverged: {name} is not finite after epoch {self.num_epochs}; the state of this "
-                    "epoch is not saved. Lower train.optimizer.lr (or muon.lr) and choose another --run"
+                    f"the training has diverged: {name} is not finite {self.position}; this state is not "
+                    "saved. Lower train.optimizer.lr (or muon.lr) and choose another --run"
                 )
 
     def rows(self) -> list[dict[str, float]]:
@@ -72,8 +105,9 @@ class TrainState:
         return [record.to_row() for record in self.history]
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights for inference: the EMA weights where the config has an EMA."""
-        return strip_prefix(self.tensors, "ema.") or strip_prefix(self.tensors, "model.")
+        """Return the weights for inference, on the CPU: the EMA weights where the config has an EMA."""
+        weights = strip_prefix(self.tensors, "ema.") or strip_prefix(self.tensors, "model.")
+        return {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
 
 
 def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -26,7 +26,11 @@ def run_page(data: RunData) -> Page:
         galleries.test_images_section,
         reproduce_section,
     )
-    origin = {"config": data.environment.get("config"), "started": data.environment.get("date", "").replace("T", " ")}
+    origin = {
+        "config": data.environment.get("config"),
+        "pretrained members:": ", ".join(data.environment.get("pretrained", ())),
+        "started": data.environment.get("date", "").replace("T", " "),
+    }
     return Page(
         title=data.name,
         subtitle=", ".join(f"{name} {value}" for name, value in origin.items() if value),

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.files import write_bytes, write_text
 from pipeline.predictions import Predictions
 from pipeline.progress import log
-from pipeline.runs.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.runs.checksums import CHECKSUMS_JSON, Checksums
 from pipeline.runs.prediction_files import (
     CorruptedFileError,
@@ -46,12 +46,12 @@ class FoldFolder:
         """Return the files of a finished fold that are missing or differ from their checksum."""
         return [self.path / name for name in self._checksums.corrupted()]
 
-    def save_checkpoint(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Save an unfinished fold."""
-        save_checkpoint(self._checkpoint, history, tensors)
+        save_checkpoint(self._checkpoint, checkpoint)
 
-    def load_checkpoint(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]] | None:
-        """Return history and tensors of an unfinished fold, if there is one. Raises CorruptedFileError."""
+    def load_checkpoint(self) -> Checkpoint | None:
+        """Return the checkpoint of an unfinished fold, if there is one. Raises CorruptedFileError."""
         return load_checkpoint(self._checkpoint) if self._checkpoint.exists() else None
 
     def finish(
