@@ -160,3 +160,11 @@ def test_a_thousand_runs_are_listed_within_a_second_of_cpu_time(ledger, tmp_path
 
     assert len(rows) == 1000
     assert time.process_time() - start < 1
+
+
+def test_run_that_starts_from_pretrained_weights_is_marked(ledger, tmp_path):
+    make_run(tmp_path, "one", 0.8)
+    path = tmp_path / "one" / "environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pretrained": ["net"]}))
+
+    assert [row.members for row in ledger.rows()] == ["net (pretrained)"]

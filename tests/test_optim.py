@@ -1,10 +1,20 @@
 import pytest
 import timm
 import torch
+from timm.optim import list_optimizers
+from torch import nn
 
 from pipeline.config import OptimizerConfig, ScheduleConfig
+from pipeline.errors import ConfigError
 from pipeline.learning.airbench import Airbench
-from pipeline.learning.optim import learning_rates, lr_scale, make_optimizers, set_learning_rates
+from pipeline.learning.optim import (
+    learning_rates,
+    load_optimizer,
+    lr_scale,
+    make_optimizers,
+    optimizer_tensors,
+    set_learning_rates,
+)
 
 
 @pytest.mark.parametrize(
@@ -112,3 +122,103 @@ def test_muon_step_has_the_size_of_its_learning_rate():
 
     assert torch.linalg.svdvals(update).min() > 0.5
     assert torch.linalg.svdvals(update).max() < 1.5
+
+
+X, Y = torch.randn(6, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24).reshape(6, 4) % 10
+
+
+class SmallNet(nn.Sequential):
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(
+            nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(128, 10)
+        )
+
+    def run(self, optimizers, steps):
+        for step in steps:
+            nn.functional.cross_entropy(self(X[step]), Y[step]).backward()
+            for optimizer in optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+def usable_optimizers():
+    unusable = ("bnb", "fused", "kron", "adahessian")
+    return [name for name in list_optimizers() if not name.startswith(unusable)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", usable_optimizers())
+def test_every_optimizer_of_timm_resumes_to_the_same_bytes(name):
+    config = OptimizerConfig(name=name, lr=0.01)
+    whole, resumed = SmallNet(), SmallNet()
+    optimizers = make_optimizers(whole, config)
+    whole.run(optimizers, range(3))
+    saved = {
+        key: {name: tensor.clone() for name, tensor in optimizer_tensors(each, "").items()}
+        for key, each in optimizers.items()
+    }
+    resumed.load_state_dict(whole.state_dict())
+    whole.run(optimizers, range(3, 6))
+    others = make_optimizers(resumed, config)
+    for key, tensors in saved.items():
+        load_optimizer(others[key], tensors)
+    resumed.run(others, range(3, 6))
+
+    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "adamq"}, r"train\.optimizer\.name: unknown optimizer 'adamq'; did you mean adam"),
+        ({"name": "nothing"}, r"train\.optimizer\.name: unknown optimizer 'nothing', expected one of timm\.optim"),
+        ({"name": "fusedadam"}, r"train\.optimizer: fusedadam can't be created with these values"),
+        ({"name": "adamw", "params": {"speed": 3}}, r"train\.optimizer: adamw can't be created with \{'speed': 3\}"),
+        ({"name": "adamw", "params": {"betas": [2, 3]}}, r"train\.optimizer: adamw can't be created with .*beta"),
+        ({"name": "adahessian"}, r"train\.optimizer\.name: adahessian needs second derivatives"),
+        ({"layer_decay": 0.7}, r"train\.optimizer\.layer_decay: SmallNet does not define its layers"),
+    ],
+)
+def test_unusable_optimizer_is_rejected(config, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        make_optimizers(SmallNet(), OptimizerConfig.model_validate(config))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore")
+def test_state_that_cannot_be_saved_is_rejected():
+    net = SmallNet()
+    optimizers = make_optimizers(net, OptimizerConfig(name="kron", lr=0.01))
+    net.run(optimizers, range(1))
+
+    with pytest.raises(ConfigError, match=r"the state of Kron can't be saved, as 0\.Q is a list; choose another"):
+        optimizer_tensors(optimizers["kron"], "")
+
+
+def test_muon_takes_dense_convolutions_and_matrices_without_the_classifier():
+    model = timm.create_model("test_efficientnet", num_classes=10)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimizers = make_optimizers(model, OptimizerConfig(muon={}))
+    taken = {names[id(parameter)] for group in optimizers["muon"].param_groups for parameter in group["params"]}
+
+    assert "conv_stem.weight" in taken
+    assert not any("conv_dw" in name or "bn" in name or "classifier" in name for name in taken)
+    vit = make_optimizers(timm.create_model("test_vit", num_classes=10), OptimizerConfig(muon={}))
+    assert {parameter.ndim for group in vit["muon"].param_groups for parameter in group["params"]} == {2, 4}
+
+
+def test_layer_decay_lowers_the_rates_towards_the_input():
+    model = timm.create_model("test_vit", num_classes=10)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    config = OptimizerConfig(name="adamw", lr=1.0, layer_decay=0.5, head_lr_scale=3, decay_norms_and_biases=False)
+    (optimizer,) = make_optimizers(model, config).values()
+    rates = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    num_blocks = len(model.blocks)
+
+    assert rates["head.weight"] == (3.0, pytest.approx(5e-4 / 3))
+    assert rates["head.bias"] == (3.0, 0)
+    assert rates[f"blocks.{num_blocks - 1}.mlp.fc1.weight"][0] == 0.5
+    assert rates["blocks.0.mlp.fc1.weight"][0] == 0.5**num_blocks
+    assert rates["patch_embed.proj.weight"] == (0.5 ** (num_blocks + 1), 5e-4)
+    assert rates["pos_embed"][1] == 0

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 
 from pipeline import predictions
 from pipeline.config import Config
 from pipeline.config_files import DEFAULT_CONFIG
 from pipeline.errors import ConfigError, RunError
 from pipeline.results import Accuracy, Agreement, CascadeStats, EnsembleMetrics, Metrics, Scores
-from pipeline.run_context import open_context
+from pipeline.run_context import open_context, prepare_run
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
 from pipeline.submission.check import upload_instructions
@@ -97,3 +99,28 @@ def test_predictions_and_report_need_all_folds(run, zip_folder):
     with pytest.raises(RunError, match=f"^run mine: not trained yet: {', '.join(missing)}; a report needs all"):
         report(run, zip_folder, CIFAR10)
     assert not run.submission.exists()
+
+
+def test_file_of_pretrained_weights_is_part_of_the_input_wherever_it_is(tmp_path, monkeypatch, zip_folder):
+    monkeypatch.chdir(tmp_path)
+    weights = timm.create_model("test_resnet", num_classes=10).state_dict()
+    torch.save(weights, "first.pth")
+    torch.save({**weights, "fc.bias": torch.ones(10)}, "other.pth")
+    Path("moved.pth").write_bytes(Path("first.pth").read_bytes())
+    config = (
+        "folds: {num_folds: 2}\nmembers: {net: {model: {name: test_resnet, weights: first.pth}, train: {epochs: 1}}}"
+    )
+    Path("mine.yaml").write_text(config)
+
+    def prepare(file):
+        overrides = [f"members.net.model.weights={file}"]
+        prepare_run(open_context(CIFAR10, config_path=Path("mine.yaml"), input_dir=zip_folder, overrides=overrides))
+
+    prepare("first.pth")
+    prepare("moved.pth")
+    with pytest.raises(RunError, match=r"(?s)mine was started on other input.*net_weights: \w+ -> \w+"):
+        prepare("other.pth")
+    Path("first.pth").unlink()
+    options = {"input_dir": zip_folder, "run_name": "mine", "will_train": False}
+    assert "net_weights" in open_context(CIFAR10, **options).input_checksums()
+    assert RunFolder(Path("submissions"), "mine").environment()["pretrained"] == ["net"]

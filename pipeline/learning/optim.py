@@ -156,6 +156,8 @@ def _make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> Op
         similar = difflib.get_close_matches(config.name, list_optimizers(), n=3)
         hint = f"; did you mean {' or '.join(similar)}?" if similar else ", expected one of timm.optim, such as adamw"
         raise ConfigError(f"train.optimizer.name: unknown optimizer {config.name!r}{hint}")
+    if config.name == "adahessian":
+        raise ConfigError("train.optimizer.name: adahessian needs second derivatives; choose another optimizer")
     params = {key: tuple(value) if isinstance(value, list) else value for key, value in config.params.items()}
     # What timm calls sgd has Nesterov momentum, and momentum is sgd without it.
     name = "momentum" if config.name == "sgd" and not config.nesterov else config.name

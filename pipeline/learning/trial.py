@@ -86,6 +86,8 @@ def _try(member: MemberConfig, task: Task, machine: Machine) -> None:
             trainer.start_phase(phase)
             # With a learning rate of 0: a high one, without its warm-up, may diverge where the training does not.
             trainer.step(batch, 0.0, "the trial step")
+    with _errors_of("train.optimizer"):
+        trainer.load(trainer.tensors())
     with _errors_of("model"):
         # Of the TTA views, these include all others.
         predict(trainer.model, input_spec(member.model, task), images, "flip_translate", machine)
