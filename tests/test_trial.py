@@ -12,14 +12,14 @@ from conftest import CONFIG
 from timm.models import register_model
 from torch import nn
 
-from pipeline.config import MemberConfig
+from pipeline.config import MemberConfig, ModelConfig
 from pipeline.config_files import CONFIGS, load_config
 from pipeline.errors import ConfigError
 from pipeline.learning import trial
 from pipeline.learning.airbench import Airbench
 from pipeline.learning.device import Machine
 from pipeline.learning.flops import forward_flops, training_flops
-from pipeline.learning.trial import try_member
+from pipeline.learning.trial import passes_on_meta, try_member
 from pipeline.run_context import open_context
 from pipeline.task import CIFAR10
 
@@ -78,6 +78,17 @@ def test_valid_member_passes(member, autocast):
     attempt(**{"model": SMALL, **member}, machine=Machine(autocast=autocast))
 
 
+SMALL_MODELS = timm.list_models(["*nano*", "*pico*", "*tiny*", "*_small*", "*18*"])
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS[::20])
+def test_model_of_timm_trains_on_small_images_or_is_rejected_with_what_to_set(name):
+    """All models: benchmarks/timm_models.py."""
+    if not passes_on_meta(ModelConfig(name=name), CIFAR10):
+        with pytest.raises(ConfigError, match=r"^members\.net\.model: .*; (it works with|choose another) model"):
+            attempt({"name": name})
+
+
 def test_other_tasks_have_their_own_size_and_classes():
     attempt(task=FIVE_CLASSES, train={"progressive_resizing": [{"until": 1, "size": 40}]})
     with pytest.raises(ConfigError, match=r"^members\.net\.train\.progressive_resizing: size 49 is larger than the mo"):
@@ -92,16 +103,17 @@ def test_other_tasks_have_their_own_size_and_classes():
         ({"name": "test_resnet", "params": {"drop_rate": "a lot"}}, r"model: ValueError: .*'a lot'"),
         ({"name": "test_resnet", "params": {"act_layer": "unknown"}}, r"model: KeyError: 'unknown'"),
         ({"name": "test_resnet", "params": {"width": 3}}, r"model\.params: test_resnet does not accept them: .*width"),
-        ({"name": "test_resnet", "params": {"num_classes": 3}}, r"model\.params: .*num_classes"),
+        ({"name": "test_resnet", "params": {"num_classes": 3}}, r"model\.params\.num_classes: the number of cl"),
         ({"name": "test_resnet", "params": {"global_pool": ""}}, r"model: RuntimeError: "),
-        ({"name": "test_resnet", "params": {"features_only": True}}, r"model: on random images, the model returns a l"),
-        ({"name": "inception_v3"}, r"model: RuntimeError: .*Kernel size can't be greater than actual input size"),
+        ({"name": "test_resnet", "params": {"features_only": True}}, r"model\.params\.features_only: the model must"),
+        ({"name": "inception_v3"}, r"model: RuntimeError: .*; it works with model\.image_size: 299$"),
+        ({"name": "qwen3_vit_88m_enc"}, r"model: on random images, the model returns .*; choose another model, or"),
         ({"name": "airbench94", "params": {"widths": [0, 8, 8]}}, r"model: RuntimeError: "),
         ({"name": "airbench94", "params": {"widths": [-4, 8, 8]}}, r"model: RuntimeError: .*negative dimension -4"),
         ({"name": "airbench94", "params": {"depth": 5}}, r"model\.params\.depth: found 5, expected 2 or 3"),
         (
             {"name": "airbench94", "params": {"widths": [4, 8, 8], "norm_momentum": 5}},
-            r"model: on random images, the model's predictions of 5 of 5 images are not finite$",
+            r"model: on random images, the model's predictions of 5 of 5 images are not finite; choose",
         ),
     ],
 )
@@ -114,9 +126,8 @@ def test_unusable_model_is_one_line_that_names_the_key(model, message):
 @pytest.mark.parametrize(
     ("name", "given", "params"),
     [
-        ("vit_tiny_patch16_224", {}, {"img_size": 32, "patch_size": 4}),
+        ("eva02_tiny_patch14_224", {}, {"img_size": 32, "patch_size": 4}),
         ("vit_tiny_patch16_224", {"img_size": 64}, {"img_size": 32, "patch_size": 4}),
-        ("mixer_s32_224", {}, {"img_size": 32}),
     ],
 )
 def test_model_for_larger_images_comes_with_params_that_work(name, given, params):

@@ -85,6 +85,12 @@ def input_spec(config: ModelConfig, task: Task) -> InputSpec:
     return InputSpec(size, weights.mean, weights.std, "bilinear" if weights.interpolation == "bilinear" else "bicubic")
 
 
+def model_size(config: ModelConfig) -> int | None:
+    """Return height and width for which timm made a model; None if it does not say."""
+    pretrained_cfg = timm.get_pretrained_cfg(config.name)
+    return None if pretrained_cfg is None else pretrained_cfg.input_size[-1]
+
+
 def create_model(config: ModelConfig, task: Task) -> tuple[nn.Module, InputSpec]:
     """Create a model for the task's classes and images, pretrained if configured, and its input.
 
@@ -164,8 +170,7 @@ def _create(
 def _read_weights(config: ModelConfig, task: Task, size: int, path: Path) -> NamedWeights:
     """Read a file of weights and give its tensors the model's names. Raises ConfigError."""
     found = read_weights(path)
-    pretrained_cfg = timm.get_pretrained_cfg(config.name)
-    own_size = pretrained_cfg.input_size[-1] if pretrained_cfg is not None else size
+    own_size = model_size(config) or size
     with torch.random.fork_rng(devices=()):
         # Position embeddings of the file may be those of either size.
         models = [_create(config.model_copy(update={"stem": "keep"}), task, each) for each in {own_size: 0, size: 0}]

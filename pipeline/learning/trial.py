@@ -4,20 +4,21 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from pipeline.config import MemberConfig
+from pipeline.config import MemberConfig, ModelConfig
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.learning.augment import Augmentation
 from pipeline.learning.device import Machine
 from pipeline.learning.flops import prediction_flops, training_flops
-from pipeline.learning.models import create_meta_model, first_line, input_spec
+from pipeline.learning.models import create_meta_model, first_line, input_spec, model_size
 from pipeline.learning.predict import predict
 from pipeline.learning.train import Trainer
 from pipeline.task import Task
@@ -41,7 +42,7 @@ def try_member(name: str, member: MemberConfig, task: Task, machine: Machine) ->
             try:
                 _try(member, task, machine)
             except _ModelError as error:
-                raise ConfigError(f"{error.key}: {error}{_suggest_params(member, task, machine)}") from None
+                raise ConfigError(f"{error.key}: {error}{_suggest(member.model, task)}") from None
     except ConfigError as error:
         raise ConfigError(f"members.{name}.{error}") from None
     finally:
@@ -144,15 +145,31 @@ def _check_size(member: MemberConfig, task: Task) -> None:
         )
 
 
-def _suggest_params(member: MemberConfig, task: Task, machine: Machine) -> str:
-    """Return a hint at the first arguments for small images with which the member passes the trial, if any does."""
-    size = task.image_size
+def _suggest(model: ModelConfig, task: Task) -> str:
+    """Return a hint at the first settings with which a model passes, if any does."""
+    size, own_size = input_spec(model, task).size, model_size(model)
     for params in ({"img_size": size, "patch_size": 4}, {"img_size": size}):
-        model = member.model.model_copy(update={"params": {**member.model.params, **params}})
-        with suppress(Exception):
-            _try(member.model_copy(update={"model": model}), task, machine)
+        if passes_on_meta(model.model_copy(update={"params": {**model.params, **params}}), task):
             return f"; it works with model.params: {{{', '.join(f'{key}: {value}' for key, value in params.items())}}}"
-    return ""
+    if own_size not in (None, size) and passes_on_meta(model.model_copy(update={"image_size": own_size}), task):
+        return f"; it works with model.image_size: {own_size}"
+    return "; choose another model, or other model.params"
+
+
+def passes_on_meta(config: ModelConfig, task: Task) -> bool:
+    """Return whether a model trains and predicts on the meta device, which computes nothing, and returns logits."""
+    size = input_spec(config, task).size
+    try:
+        model = create_meta_model(config, task).train()
+        with torch.device("meta"):
+            images, labels = torch.zeros(BATCH_SIZE, 3, size, size), torch.zeros(BATCH_SIZE, dtype=torch.long)
+        logits = model(images)
+        cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            model.eval()(images[:1])
+    except Exception:
+        return False  # of any class, as in `_errors_of`
+    return bool(logits.shape == (BATCH_SIZE, task.num_classes))
 
 
 @contextmanager
