@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 20
 
-.PHONY: setup demo test test-cluster lint faults fuzz bench
+.PHONY: setup demo test test-cluster lint faults fuzz bench bench-models
 
 setup: $(VENV)/.installed
 
@@ -52,3 +52,6 @@ bench: $(VENV)/.installed-cluster
 	PYTHONPATH=. $(BIN)/python benchmarks/prediction.py
 	PYTHONPATH=. $(BIN)/python benchmarks/decoding.py $(INPUT)
 	PYTHONPATH=. $(BIN)/python benchmarks/cluster.py
+
+bench-models: $(VENV)/.installed
+	PYTHONPATH=. $(BIN)/python benchmarks/timm_models.py

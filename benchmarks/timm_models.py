@@ -1,6 +1,6 @@
 """Every model of timm: does it train on a task's images, or is it rejected, with what to set?
 
-    python -m benchmarks.timm_models [--every N] [--size PIXELS]
+    make bench-models, or PYTHONPATH=. python benchmarks/timm_models.py [--every N] [--size PIXELS]
 
 On the meta device, which computes nothing: a training step and a prediction of each. What fails there goes through the
 trial that a command makes before it decodes anything, which must end in a ConfigError of one line.

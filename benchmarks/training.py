@@ -27,7 +27,7 @@ def main() -> None:
         batch_size = member.train.batch_size
         trainer = Trainer(member, CIFAR10, machine)
         trainer.init_from_data(images, seed=0)
-        trainer.start_epoch(member.train.epochs - 1)
+        trainer.start_phase(trainer.phase(member.train.epochs - 1))
         loader = make_loader(member, images, labels, seed=0)
         ready = torch.from_numpy(images[:batch_size]), torch.from_numpy(labels[:batch_size])
 
