@@ -48,6 +48,11 @@ def explain_cause(error: OSError) -> str:
     return REMEDIES.get(error.errno or 0, f"{error.strerror or _first_line(error)}; fix the cause, then rerun")
 
 
+def on_one_line(error: BaseException) -> str:
+    """Return the text of an error on one line, at most 200 characters and no full stop."""
+    return " ".join(str(error).split())[:200].rstrip(".")
+
+
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

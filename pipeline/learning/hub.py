@@ -9,6 +9,7 @@ import requests
 import timm
 from huggingface_hub import constants
 
+from pipeline.error_messages import on_one_line
 from pipeline.errors import ConfigError
 
 TIMEOUT = 5.0  # seconds until the hub counts as unreachable
@@ -40,7 +41,7 @@ def hub_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         # huggingface_hub and the network raise a dozen unrelated classes here.
-        reason = "no connection" if constants.HF_HUB_OFFLINE else f"{type(error).__name__}: {_one_line(error)}"
+        reason = "no connection" if constants.HF_HUB_OFFLINE else f"{type(error).__name__}: {on_one_line(error)}"
         raise ConfigError(
             f"model.pretrained: the weights of {name} can't be downloaded ({reason}); connect to the internet, or "
             f"download {address} on another machine and set model.weights to that file"
@@ -66,7 +67,3 @@ def _is_reachable(url: str) -> bool:
     thread.start()
     thread.join(TIMEOUT)
     return answered.is_set()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".")

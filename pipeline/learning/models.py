@@ -13,6 +13,7 @@ from timm.models import register_model
 from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
+from pipeline.error_messages import on_one_line
 from pipeline.errors import ConfigError
 from pipeline.learning.airbench import Airbench
 from pipeline.learning.hub import hub_errors
@@ -118,11 +119,6 @@ def create_meta_model(config: ModelConfig, task: Task) -> nn.Module:
         return create_untrained_model(config, task)
 
 
-def first_line(error: BaseException) -> str:
-    """Return the text of an error on one line, at most 200 characters and no full stop."""
-    return " ".join(str(error).split())[:200].rstrip(".")
-
-
 def _check(config: ModelConfig) -> None:
     """Raise ConfigError for a name that timm does not know, and arguments that belong elsewhere."""
     if not timm.is_model(config.name):
@@ -141,7 +137,7 @@ def _create(
     config: ModelConfig, task: Task, size: int, *, pretrained: bool = False, weights: NamedWeights | None = None
 ) -> nn.Module:
     """Create a model for inputs of a size, with weights of timm's hub, or of a file, or random ones."""
-    params, is_ours = _as_arguments(config.params), config.name in OUR_MODELS
+    params, is_ours = as_arguments(config.params), config.name in OUR_MODELS
     if config.name == "tutorial_cnn":
         params.setdefault("img_size", size)
     # timm passes the size on to models with a fixed one, such as ViTs, and resamples their position embeddings.
@@ -159,7 +155,7 @@ def _create(
             **params,
         )
     except TypeError as error:
-        raise ConfigError(f"model.params: {config.name} does not accept them: {first_line(error)}") from None
+        raise ConfigError(f"model.params: {config.name} does not accept them: {on_one_line(error)}") from None
     if is_ours and weights is not None:
         model.load_state_dict(weights.tensors, strict=weights.has_head)
     if config.has_small_stem(size):
@@ -195,7 +191,7 @@ def classifier_names(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name, parameter in model.named_parameters() if parameter in parameters)
 
 
-def _as_arguments(params: dict[str, Any]) -> dict[str, Any]:
+def as_arguments(params: dict[str, Any]) -> dict[str, Any]:
     """Turn lists into tuples: YAML has only lists, timm often requires tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
 

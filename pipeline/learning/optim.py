@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.config import MuonConfig, OptimizerConfig, ScheduleConfig
+from pipeline.error_messages import on_one_line
 from pipeline.errors import ConfigError
 from pipeline.learning.freeze import layers_of
-from pipeline.learning.models import classifier_names, first_line
+from pipeline.learning.models import as_arguments, classifier_names
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
 COUNTERS = {"step", "lookahead_step"}  # that some optimizers keep in their parameter groups
@@ -158,7 +159,7 @@ def _make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> Op
         raise ConfigError(f"train.optimizer.name: unknown optimizer {config.name!r}{hint}")
     if config.name == "adahessian":
         raise ConfigError("train.optimizer.name: adahessian needs second derivatives; choose another optimizer")
-    params = {key: tuple(value) if isinstance(value, list) else value for key, value in config.params.items()}
+    params = as_arguments(config.params)
     # What timm calls sgd has Nesterov momentum, and momentum is sgd without it.
     name = "momentum" if config.name == "sgd" and not config.nesterov else config.name
     try:
@@ -167,7 +168,7 @@ def _make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> Op
         # Optimizers check their arguments by errors of many classes; some need packages, or a GPU.
         raise ConfigError(
             f"train.optimizer: {config.name} can't be created with {config.params or 'these values'} "
-            f"({type(error).__name__}: {first_line(error)})"
+            f"({type(error).__name__}: {on_one_line(error)})"
         ) from None
 
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.config import MemberConfig, ModelConfig
+from pipeline.error_messages import on_one_line
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.learning.augment import Augmentation
 from pipeline.learning.device import Machine
 from pipeline.learning.flops import prediction_flops, training_flops
-from pipeline.learning.models import create_meta_model, first_line, input_spec, model_size
+from pipeline.learning.models import create_meta_model, input_spec, model_size
 from pipeline.learning.predict import predict
 from pipeline.learning.train import Trainer
 from pipeline.task import Task
@@ -56,7 +57,7 @@ class _ModelError(Exception):
     def __init__(self, key: str, error: Exception) -> None:
         # Of the errors of training and prediction, what was found; their advice is for a training that has diverged.
         is_ours = isinstance(error, _OutputError | TrainingError)
-        text = f"on random images, {re.split('[;:]', str(error))[0]}" if is_ours else first_line(error)
+        text = f"on random images, {re.split('[;:]', str(error))[0]}" if is_ours else on_one_line(error)
         super().__init__(text if is_ours else f"{type(error).__name__}: {text}".removesuffix(": "))
         self.key = key
 
