@@ -185,15 +185,12 @@ def test_unusable_optimizer_is_rejected(config, message):
         make_optimizers(SmallNet(), OptimizerConfig.model_validate(config))
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.filterwarnings("ignore")
 def test_state_that_cannot_be_saved_is_rejected():
-    net = SmallNet()
-    optimizers = make_optimizers(net, OptimizerConfig(name="kron", lr=0.01))
-    net.run(optimizers, range(1))
+    optimizer = torch.optim.SGD([parameter := torch.nn.Parameter(torch.zeros(1))])
+    optimizer.state[parameter] = {"Q": []}  # as in timm's kron, whose step takes 20 s
 
-    with pytest.raises(ConfigError, match=r"the state of Kron can't be saved, as 0\.Q is a list; choose another"):
-        optimizer_tensors(optimizers["kron"], "")
+    with pytest.raises(ConfigError, match=r"the state of SGD can't be saved, as 0\.Q is a list; choose another"):
+        optimizer_tensors(optimizer, "")
 
 
 def test_muon_takes_dense_convolutions_and_matrices_without_the_classifier():
