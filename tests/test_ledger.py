@@ -1,12 +1,10 @@
-import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from pipeline.console import print_runs, runs_table, sorted_runs
+from pipeline.console import print_runs, sorted_runs
 from pipeline.errors import RunError
 from pipeline.ledger import Ledger, Upload
 from pipeline.results import Compute, EnsembleMetrics, MemberMetrics, Metrics, Scores
