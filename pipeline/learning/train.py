@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.config import MemberConfig, Phase, TrainConfig
 from pipeline.errors import TrainingError
 from pipeline.learning.dataset import AugmentedImages, Batch, TrainLoader
+from pipeline.learning.depthwise import train_depthwise_in_float32
 from pipeline.learning.device import Machine
 from pipeline.learning.freeze import Freezer
 from pipeline.learning.inputs import InputSpec
@@ -141,6 +142,8 @@ class Trainer:
         self._config, self._machine = config, machine
         self.model, self._spec = build_model(member, task, machine.device)
         self._phase_spec = self._spec
+        if machine.autocast and machine.device.type == "cpu":
+            train_depthwise_in_float32(self.model)
         self._freezer = Freezer(self.model, config.freeze, classifier_names(self.model))
         self._freezer.apply(is_head_only=False)
         self._forward = torch.compile(self.model) if machine.compile else self.model
