@@ -15,7 +15,7 @@ def train_depthwise_in_float32(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels:
             # A subclass, not a wrapper: names of parameters stay, and copies of the model work.
-            module.__class__ = _in_float32(type(module))
+            module.__class__ = _in_float32(type(module))  # type: ignore[arg-type]  # a class is hashable
 
 
 @cache

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
 from pipeline.learning.device import Machine
+from pipeline.learning.fuse import fuse_batch_norms
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.models import hooks_of
 from pipeline.predictions import Logits
@@ -56,9 +57,10 @@ def tta_views(tta: TTA) -> tuple[TTAView, ...]:
 
 
 def for_inference(model: nn.Module, machine: Machine) -> nn.Module:
-    """Return a copy for inference: evaluation mode, norms fused where the model supports it, compiled if configured."""
+    """Return a copy for inference: evaluation mode, batch norms folded into convolutions, compiled if configured."""
     fused = copy.deepcopy(model).eval()
     hooks_of(fused).fuse()
+    fuse_batch_norms(fused)
     fused = fused.to(memory_format=torch.channels_last)
     if machine.compile:
         fused.compile()
