@@ -238,14 +238,39 @@ class TrainConfig(BaseConfig):
         return self
 
 
+class LinearConfig(BaseConfig):
+    """The logistic regression of `head: linear`."""
+
+    l2: float = Field(1e-3, gt=0)
+    """Regularisation: this times half the squared norm of the weights is added to the mean loss; the features are
+    standardised."""
+
+
 class MemberConfig(BaseConfig):
     """A member of the ensemble: one model, trained once per fold."""
 
     model: ModelConfig = ModelConfig()
+    head: Literal["trained", "linear"] = "trained"
+    """`linear`: a logistic regression on the features of the frozen pretrained model, in place of a training."""
+    linear: LinearConfig = LinearConfig()
     alternating_flip: bool = False
     """Flip each image horizontally in every other epoch, starting at random (airbench)."""
     augment: tuple[AugmentStep, ...] = ()
     train: TrainConfig = TrainConfig()
+
+    @property
+    def num_epochs(self) -> int:
+        """Passes over the training images."""
+        return 1 if self.head == "linear" else self.train.epochs
+
+    @model_validator(mode="after")
+    def _require_no_training_of_a_linear_head(self) -> "MemberConfig":
+        if self.head == "linear":
+            if not self.model.is_pretrained:
+                raise ValueError("head: linear needs a pretrained model; set model.pretrained or model.weights")
+            if (self.train, self.augment, self.alternating_flip) != (TrainConfig(), (), False):
+                raise ValueError("head: linear trains nothing else; remove train, augment and alternating_flip")
+        return self
 
 
 class CascadeConfig(BaseConfig):

@@ -16,6 +16,7 @@ from pipeline.executors.checkpoint_timer import CheckpointTimer
 from pipeline.learning.device import Machine
 from pipeline.learning.flops import forward_flops, training_flops
 from pipeline.learning.inputs import InputSpec
+from pipeline.learning.linear_head import FrozenFeatures, train_linear_head
 from pipeline.learning.predict import TTA, TTAView, for_inference, predict, predict_logits
 from pipeline.learning.train import build_model, train_fold
 from pipeline.learning.train_state import EpochRecord, TrainState, UnfinishedEpoch
@@ -29,6 +30,7 @@ from pipeline.runs.trackers import tensorboard_tracker
 from pipeline.task import Task
 
 SLICE_SIZE = 20_000  # test images per saved file
+FROZEN_FEATURES = FrozenFeatures()  # of this process
 
 
 @dataclass(frozen=True)
@@ -74,26 +76,14 @@ class FoldJob:
         state or predictions that are not finite are saved.
         """
         validation = table.is_validation(self.fold)
-        epochs, state, timer = self.member.train.epochs, self._load_state(), CheckpointTimer()
+        epochs, state, timer = self.member.num_epochs, self._load_state(), CheckpointTimer()
         fraction = state.num_epochs / epochs
         with (
             tensorboard_tracker(
                 self.folder.tensorboard, enabled=self.tensorboard, num_epochs=state.num_epochs
             ) as tracker,
             display.bar(str(self), epochs=epochs, flops=self.training_flops(table), initial_fraction=fraction) as bar,
-            closing(
-                train_fold(
-                    self.member,
-                    self.task,
-                    store.images[~validation],
-                    table.labels[~validation],
-                    seed=self.seed,
-                    machine=machine,
-                    resume=state,
-                    is_save_due=timer.is_due,
-                    on_progress=bar,
-                )
-            ) as states,
+            closing(self._states(machine, store, table, state, timer, bar)) as states,
         ):
             for state in states:
                 if state.unfinished_epoch is not None or timer.is_worthwhile():
@@ -114,9 +104,38 @@ class FoldJob:
         self.log_accuracy(predictions, table)
         yield predictions
 
+    def _states(
+        self,
+        machine: Machine,
+        store: ImageStore,
+        table: FoldTable,
+        state: TrainState,
+        timer: CheckpointTimer,
+        on_progress: ProgressCallback,
+    ) -> Generator[TrainState, None, None]:
+        """Train from a state on; yield the following states."""
+        is_training = ~table.is_validation(self.fold)
+        labels = table.labels[is_training]
+        if self.member.head == "linear":
+            features = FROZEN_FEATURES.get(
+                self.member, self.task, store.images, store.checksum, machine, on_progress=on_progress
+            )
+            return train_linear_head(self.member, self.task, features[:, is_training], labels, resume=state)
+        return train_fold(
+            self.member,
+            self.task,
+            store.images[is_training],
+            labels,
+            seed=self.seed,
+            machine=machine,
+            resume=state,
+            is_save_due=timer.is_due,
+            on_progress=on_progress,
+        )
+
     def log_epoch(self, record: EpochRecord, display: ProgressDisplay, node: str = "") -> None:
         """Log an epoch with the time left."""
-        epochs = self.member.train.epochs
+        epochs = self.member.num_epochs
         left = timedelta(seconds=round((epochs - record.epoch) * record.seconds))
         log.info(
             "%s%s: epoch %d/%d, loss %.4f, training accuracy %.4f, %.0f images/s, time left %s (fold), %s (total)",

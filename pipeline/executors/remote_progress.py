@@ -18,7 +18,7 @@ class RemoteProgress:
 
     def report_epoch(self, job: FoldJob, record: EpochRecord, node: str) -> None:
         """Show and log an epoch that finished on a device or node."""
-        epochs, flops = job.member.train.epochs, job.training_flops(self._table)
+        epochs, flops = job.member.num_epochs, job.training_flops(self._table)
         if str(job) not in self._bars:
             self._bars[str(job)] = self._stack.enter_context(
                 self._display.bar(

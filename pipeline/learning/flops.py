@@ -16,7 +16,12 @@ BATCH = 4  # enough for batch norm; the count is divided by it
 
 
 def training_flops(member: MemberConfig, task: Task, *num_images: int) -> float:
-    """Return the FLOPs of all epochs, forward and backward; `num_images` are those of each fold."""
+    """Return the FLOPs of all epochs, forward and backward; `num_images` are those of each fold.
+
+    Of a linear head: of its features. Folds share them, and each counts those of its images.
+    """
+    if member.head == "linear":
+        return sum(num_images) * prediction_flops(member, task, "flip")
     config, full_size = member.train, input_spec(member.model, task).size
     batch_sizes = [config.actual_batch_size(num) for num in num_images]
     num_trained = sum(num // size * size for num, size in zip(num_images, batch_sizes, strict=True))

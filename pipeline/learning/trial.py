@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -19,9 +20,11 @@ from pipeline.errors import ConfigError, TrainingError
 from pipeline.learning.augment import Augmentation
 from pipeline.learning.device import Machine
 from pipeline.learning.flops import prediction_flops, training_flops
+from pipeline.learning.linear_head import extract_features, train_linear_head
 from pipeline.learning.models import create_meta_model, input_spec, model_size
 from pipeline.learning.predict import predict
-from pipeline.learning.train import Trainer
+from pipeline.learning.train import Trainer, build_model
+from pipeline.learning.train_state import TrainState
 from pipeline.task import Task
 
 BATCH_SIZE = 4  # even, as Mixup requires
@@ -79,6 +82,9 @@ def _try(member: MemberConfig, task: Task, machine: Machine) -> None:
     batch = torch.from_numpy(images[:BATCH_SIZE]), torch.from_numpy(rng.integers(task.num_classes, size=BATCH_SIZE))
     with _errors_of("model"):
         _check_size(member, task)
+        if member.head == "linear":
+            _try_linear_head(member, task, machine, images)
+            return
         trainer = Trainer(member, task, machine)
         trainer.model.register_forward_hook(_LogitsCheck(task.num_classes))
         trainer.init_from_data(images, seed=0)
@@ -95,6 +101,16 @@ def _try(member: MemberConfig, task: Task, machine: Machine) -> None:
         predict(trainer.model, input_spec(member.model, task), images, "flip_translate", machine)
         training_flops(member, task, BATCH_SIZE)
         prediction_flops(member, task, "none")
+
+
+def _try_linear_head(member: MemberConfig, task: Task, machine: Machine, images: NDArray[np.uint8]) -> None:
+    features = extract_features(member, task, images, machine)
+    labels = np.arange(2 * task.num_classes) % task.num_classes  # a regression needs images of every class
+    features = np.resize(features, (len(features), len(labels), features.shape[-1]))
+    (state,) = train_linear_head(member, task, features, labels, resume=TrainState())
+    model, spec = build_model(member, task, machine.device, state.weights())
+    predict(model, spec, images, "flip_translate", machine)
+    training_flops(member, task, BATCH_SIZE)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def _augmented_images(data: RunData, name: str, member: MemberConfig, rows: NDAr
     seed = fold_seed(data.config.seed, name, 0)
     loader = make_loader(member, data.images[rows], table.labels[rows], seed=seed)
     spec = input_spec(member.model, data.task)
-    epochs = _spread(member.train.epochs, NUM_EPOCHS_SHOWN)
+    epochs = _spread(member.num_epochs, NUM_EPOCHS_SHOWN)
     image_rows = []
     for index, row in enumerate(rows[:NUM_EXAMPLES]):
         images = [CaptionedImage(as_data_uri(data.images[row]), "")]
