@@ -49,6 +49,7 @@ fuzz: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-cluster
 	PYTHONPATH=. $(BIN)/python benchmarks/training.py
+	PYTHONPATH=. $(BIN)/python benchmarks/finetuning.py
 	PYTHONPATH=. $(BIN)/python benchmarks/prediction.py
 	PYTHONPATH=. $(BIN)/python benchmarks/decoding.py $(INPUT)
 	PYTHONPATH=. $(BIN)/python benchmarks/cluster.py
