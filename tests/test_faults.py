@@ -6,7 +6,7 @@ import pytest
 from faults.harness import SAME, Job, classify, files_of, flip_bit, run_reference
 
 pytestmark = pytest.mark.slow
-NUM_KILLS = 8
+NUM_KILLS = 5
 
 
 @pytest.fixture(scope="module")
