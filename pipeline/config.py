@@ -241,7 +241,7 @@ class TrainConfig(BaseConfig):
 class LinearConfig(BaseConfig):
     """The logistic regression of `head: linear`."""
 
-    l2: float = Field(1e-3, gt=0)
+    l2: float = Field(1e-2, gt=0)
     """Regularisation: this times half the squared norm of the weights is added to the mean loss; the features are
     standardised."""
 
