@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -149,14 +150,15 @@ def test_each_run_is_read_once_however_many_uploads_there_are(ledger, tmp_path, 
     uploads = [vars(upload(f"run_{number % 20}", number, 0.5)) for number in range(100)]
     (tmp_path / "ledger.json").write_text(json.dumps(uploads))
     read: list[str] = []
-    load = Path.read_text
-    monkeypatch.setattr(
-        Path, "read_text", lambda path, *args, **kwargs: read.append(str(path)) or load(path, *args, **kwargs)
-    )
+    for method in ("read_text", "read_bytes"):
+        load = getattr(Path, method)
+        monkeypatch.setattr(
+            Path, method, lambda path, *args, load=load, **kwargs: read.append(path.name) or load(path, *args, **kwargs)
+        )
     rows = sorted_runs(ledger.rows(), "cv", "")
 
     assert len(rows) == 20
-    assert len(read) == len(set(read))
+    assert Counter(read) == {"ledger.json": 1, "environment.json": 20, "metrics.json": 20}
 
 
 def test_run_that_starts_from_pretrained_weights_is_marked(ledger, tmp_path):

@@ -38,9 +38,9 @@ def member(tmp_path):
     return make
 
 
-def fit(member, labels=LABELS):
+def fit(member):
     features = extract_features(member, CIFAR10, IMAGES, Machine())
-    (state,) = train_linear_head(member, CIFAR10, features, labels, resume=TrainState())
+    (state,) = train_linear_head(member, CIFAR10, features, LABELS, resume=TrainState())
     return features, state
 
 

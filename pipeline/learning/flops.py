@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import FreezeConfig, MemberConfig, ModelConfig, Phase
 from pipeline.learning.freeze import Freezer
+from pipeline.learning.linear_head import VIEWS
 from pipeline.learning.models import classifier_names, create_untrained_model, hooks_of, input_spec
 from pipeline.learning.predict import TTA, tta_views
 from pipeline.task import Task
@@ -21,7 +22,7 @@ def training_flops(member: MemberConfig, task: Task, *num_images: int) -> float:
     Of a linear head: of its features. Folds share them, and each counts those of its images.
     """
     if member.head == "linear":
-        return sum(num_images) * prediction_flops(member, task, "flip")
+        return sum(num_images) * forward_flops(member, task) * len(VIEWS)
     config, full_size = member.train, input_spec(member.model, task).size
     batch_sizes = [config.actual_batch_size(num) for num in num_images]
     num_trained = sum(num // size * size for num, size in zip(num_images, batch_sizes, strict=True))
