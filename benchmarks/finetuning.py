@@ -1,4 +1,4 @@
-"""Fine-tuning and prediction of finetune.yaml's model against plain eager float32 at the same size."""
+"""The training of finetune.yaml against plain eager float32 at the full size."""
 
 import statistics
 
@@ -10,38 +10,29 @@ from timing import ratio, time_alternately
 from pipeline.config import MachineConfig, MemberConfig
 from pipeline.config_files import CONFIGS, load_config
 from pipeline.learning.device import set_up_machine
-from pipeline.learning.models import create_model
-from pipeline.learning.predict import for_inference, predict_logits, tta_views
+from pipeline.learning.models import create_model, input_spec
 from pipeline.learning.train import Trainer
 from pipeline.task import CIFAR10
 
-NUM_IMAGES, NUM_STEPS, NUM_ROUNDS = 512, 4, 5
+NUM_IMAGES, NUM_ROUNDS = 512, 5
 CPU = torch.device("cpu")
 
 
 class Plain:
-    """What users write: batches of 128 in float32, AdamW, and a prediction without gradients."""
+    """What users write: batches of 128 in float32, and AdamW."""
 
     def __init__(self, member: MemberConfig) -> None:
-        self.model, self._spec = create_model(member.model, CIFAR10)
-        self.model = self.model.to(memory_format=torch.channels_last)
-        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        model, self._spec = create_model(member.model, CIFAR10)
+        self._model = model.train().to(memory_format=torch.channels_last)
+        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-4)
 
     def train(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Train on all images once."""
-        self.model.train()
         for rows in torch.arange(len(images)).split(128):
-            loss = F.cross_entropy(self.model(self._spec.to_input(images[rows], CPU)), labels[rows])
+            loss = F.cross_entropy(self._model(self._spec.to_input(images[rows], CPU)), labels[rows])
             loss.backward()
             self._optimizer.step()
             self._optimizer.zero_grad()
-
-    @torch.inference_mode()
-    def predict(self, images: torch.Tensor) -> None:
-        """Predict all images."""
-        self.model.eval()
-        for batch in images.split(128):
-            self.model(self._spec.to_input(batch, CPU))
 
 
 def main() -> None:
@@ -53,9 +44,8 @@ def main() -> None:
     images = rng.integers(0, 256, (NUM_IMAGES, *CIFAR10.image_shape), np.uint8)
     batch = torch.from_numpy(images), torch.from_numpy(rng.integers(CIFAR10.num_classes, size=NUM_IMAGES))
     plain, trainer = Plain(member), Trainer(member, CIFAR10, machine)
-    model, spec = create_model(member.model, CIFAR10)
-    fused = for_inference(model, machine)
-    phases = member.train.phases(spec.size)
+    size = input_spec(member.model, CIFAR10).size
+    phases = member.train.phases(size)
 
     def train(phase: object) -> None:
         trainer.start_phase(phase)
@@ -64,18 +54,13 @@ def main() -> None:
 
     seconds = time_alternately(
         {"plain": lambda: plain.train(*batch)}
-        | {f"{phase.image_size} pixels": lambda phase=phase: train(phase) for phase in phases}
-        | {
-            "plain prediction": lambda: plain.predict(batch[0]),
-            "prediction": lambda: predict_logits(fused, spec, images, tta_views("none"), machine),
-        },
+        | {f"{phase.image_size} pixels": lambda phase=phase: train(phase) for phase in phases},
         NUM_ROUNDS,
     )
     precision = "bf16 for dense convolutions" if machine.autocast else "float32"
-    print(f"plain training at {spec.size} pixels: {NUM_IMAGES / statistics.median(seconds['plain']):.0f} images/s")
-    for name in seconds:
-        if name.endswith("pixels"):
-            print(f"training at {name}, {precision}: {ratio(seconds, 'plain', name)} times plain")
+    print(f"plain training at {size} pixels: {NUM_IMAGES / statistics.median(seconds['plain']):.0f} images/s")
+    for name in [*seconds][1:]:
+        print(f"training at {name}, {precision}: {ratio(seconds, 'plain', name)} times plain")
     whole = [
         sum(times)
         for times in zip(
@@ -84,7 +69,6 @@ def main() -> None:
     ]
     seconds |= {"config": whole, "plain epochs": [t * member.train.epochs for t in seconds["plain"]]}
     print(f"all epochs of finetune.yaml: {ratio(seconds, 'plain epochs', 'config')} times plain")
-    print(f"prediction: {ratio(seconds, 'plain prediction', 'prediction')} times plain")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ from pipeline.task import CIFAR10
 
 NUM_IMAGES, NUM_ROUNDS, PLAIN_BATCH = 2048, 7, 512
 CPU = torch.device("cpu")
+MODELS = (
+    ModelConfig(name="airbench94"),
+    ModelConfig(name="airbench94_small"),
+    ModelConfig(name="tf_efficientnet_lite0", image_size=128),  # that of finetune.yaml, with random weights
+)
 
 
 @torch.inference_mode()
@@ -56,7 +61,7 @@ def time_model(member: MemberConfig, machine: Machine, images: np.ndarray) -> di
 
 
 def main() -> None:
-    """Print the ratios for two models, in float32 and, where the processor supports it, in bf16."""
+    """Print the ratios for each model, in float32 and, where the processor supports it, in bf16."""
     images = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, *CIFAR10.image_shape), np.uint8)
     for autocast in ("off", "auto"):
         machine = set_up_machine(MachineConfig(device="cpu", autocast=autocast))
@@ -64,13 +69,13 @@ def main() -> None:
             print("this processor does not multiply in bf16")
             continue
         peak = matmul_peak(torch.bfloat16 if machine.autocast else torch.float32)
-        for name in ("airbench94", "airbench94_small"):
-            member = MemberConfig(model=ModelConfig(name=name))
+        for model in MODELS:
+            member = MemberConfig(model=model)
             seconds = time_model(member, machine, images)
             speed = NUM_IMAGES / sorted(seconds["ours"])[NUM_ROUNDS // 2]
             reached = speed * prediction_flops(member, CIFAR10, "none") / 1e9
             print(
-                f"{name}, {'bf16' if machine.autocast else 'float32'}: {speed:,.0f} images/s with one TTA view, "
+                f"{model.name}, {'bf16' if machine.autocast else 'float32'}: {speed:,.0f} images/s with one TTA view, "
                 f"{ratio(seconds, 'plain', 'ours')} times the plain loop; share of the forward pass "
                 f"{ratio(seconds, 'forward', 'ours')}; {reached:.0f} GFLOP/s of {peak:.0f} in a matrix product"
             )
