@@ -80,6 +80,13 @@ def test_file_without_a_head_gets_a_new_one(model_from):
     assert_loaded(model_from({name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}), weights)
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit"])
+def test_new_head_of_a_pretrained_model_starts_with_logits_of_zero(model_from, name):
+    model = model_from(state_of(name), name).eval()
+
+    assert torch.equal(model(torch.rand(2, 3, 32, 32)), torch.zeros(2, 10))
+
+
 @pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.model.encoder."])
 @pytest.mark.parametrize("key", [None, "state_dict", "model", "state_dict_ema"])
 def test_common_prefix_of_the_names_is_removed(model_from, prefix, key):

@@ -142,7 +142,9 @@ def _create(
         params.setdefault("img_size", size)
     # timm passes the size on to models with a fixed one, such as ViTs, and resamples their position embeddings.
     overlay: dict[str, Any] = {"input_size": (3, size, size)}
+    has_new_head = pretrained and timm.get_pretrained_cfg(config.name).num_classes != task.num_classes
     if weights is not None:
+        has_new_head = not weights.has_head
         # A number of classes that differs from the model's is timm's sign for a head that is not loaded.
         num_classes = task.num_classes if weights.has_head else -1
         overlay |= {"state_dict": dict(weights.tensors), "num_classes": num_classes, "label_offset": 0}
@@ -160,6 +162,8 @@ def _create(
         model.load_state_dict(weights.tensors, strict=weights.has_head)
     if config.has_small_stem(size):
         make_stem_small(model, keep_weights=config.is_pretrained)
+    if has_new_head:
+        _init_head_to_zero(model)
     return model
 
 
@@ -178,6 +182,18 @@ def _read_weights(config: ModelConfig, task: Task, size: int, path: Path) -> Nam
     )
     log.info("%s: pretrained weights of %s%s", config.name, path, named.how)
     return named
+
+
+def _init_head_to_zero(model: nn.Module) -> None:
+    """Let the new head of a pretrained model start with logits of 0 (Dosovitskiy et al. 2021, section 3.2).
+
+    timm's random head of an EfficientNet has logits as large as 5, whose gradients spoil the features before the head
+    has learned anything.
+    """
+    names = classifier_names(model)
+    for name, parameter in model.named_parameters():
+        if name in names:
+            nn.init.zeros_(parameter)
 
 
 def classifier_names(model: nn.Module) -> frozenset[str]:
