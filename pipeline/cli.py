@@ -112,11 +112,11 @@ def train(
 @app.command()
 def validate(context: typer.Context, run: RunOption = None) -> None:
     """Print a run's scores: per fold, out of fold, per class, confusion matrix. Writes metrics.json."""
-    from pipeline import workflow
-    from pipeline.run_context import open_run
+    from pipeline.evaluate import validate as evaluate_run
+    from pipeline.runs.run_folder import open_run
 
     folder = open_run(run)
-    print(format_metrics(workflow.validate(folder, context.obj).metrics))
+    print(format_metrics(evaluate_run(folder, context.obj).metrics))
     print(f"metrics: {folder.metrics_path}")
 
 
@@ -140,7 +140,7 @@ def report(
 ) -> None:
     """Write a run's report.html: scores, curves, confusion matrix, errors, label issues, test images."""
     from pipeline import workflow
-    from pipeline.run_context import open_run
+    from pipeline.runs.run_folder import open_run
 
     if quiet:
         set_up_logging(quiet=True)
@@ -176,7 +176,7 @@ def submit(
     again: Annotated[bool, typer.Option("--again", help="Upload a file that was uploaded before.")] = False,
 ) -> None:
     """Check a submission, upload it to Kaggle once, wait for its score, and record it in the ledger."""
-    from pipeline.run_context import open_run
+    from pipeline.runs.run_folder import open_run
     from pipeline.submit import submit as submit_file
 
     if file is not None and run is not None:
@@ -220,7 +220,7 @@ def runs(
 def diff(first: str, second: str) -> None:
     """Compare two runs: configs, scores, and whether the difference is statistically significant."""
     from pipeline.evaluate import compare_runs
-    from pipeline.run_context import open_run
+    from pipeline.runs.run_folder import open_run
 
     print(format_comparison(first, second, compare_runs(open_run(first), open_run(second))))
 

@@ -9,10 +9,9 @@ from pipeline.config import Config
 from pipeline.config_files import differences
 from pipeline.ensemble import Ensemble
 from pipeline.errors import RunError
-from pipeline.learning.flops import prediction_flops, training_flops
 from pipeline.learning.metrics import confusion, paired_test, score, score_classes
 from pipeline.predictions import Predictions, join
-from pipeline.results import Comparison, Compute, EnsembleMetrics, MemberMetrics, Metrics, Scores
+from pipeline.results import Comparison, Compute, EnsembleMetrics, FoldCompute, MemberMetrics, Metrics, Scores
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import ENSEMBLE, RunFolder
 from pipeline.task import Labels, Task
@@ -32,6 +31,12 @@ class Evaluation:
     ensemble: Ensemble | None = None
     ensemble_predictions: Predictions | None = None
     """Out-of-fold predictions of the ensemble, as log probabilities."""
+
+
+def validate(run: RunFolder, task: Task) -> Evaluation:
+    """Evaluate the trained folds of a run."""
+    config = run.config()
+    return evaluate(run, config, task, run.folds(), load_fold_predictions(run, config))
 
 
 def load_fold_predictions(run: RunFolder, config: Config) -> dict[tuple[str, int], Predictions]:
@@ -142,13 +147,23 @@ def _ensemble_metrics(ensemble: Ensemble, combined: Predictions, table: FoldTabl
 def _compute(
     run: RunFolder, config: Config, task: Task, name: str, folds: Mapping[int, Predictions], table: FoldTable
 ) -> Compute:
-    member, num_images = config.members[name], len(table.ids)
-    histories = [run.fold(name, fold).history() for fold in folds]
+    folders = {fold: run.fold(name, fold) for fold in folds}
+    parts = [
+        folder.compute() or _fold_compute(config, task, name, len(table.ids) - len(folds[fold].ids))
+        for fold, folder in folders.items()
+    ]
     return Compute(
-        training_flops=training_flops(member, task, *(num_images - len(part.ids) for part in folds.values())),
-        training_seconds=sum(epoch["seconds"] for history in histories for epoch in history),
-        prediction_flops_per_image=prediction_flops(member, task, config.predict.tta),
+        training_flops=sum(part.training_flops for part in parts),
+        training_seconds=sum(epoch["seconds"] for folder in folders.values() for epoch in folder.history()),
+        prediction_flops_per_image=parts[0].prediction_flops_per_image if parts else 0.0,
     )
+
+
+def _fold_compute(config: Config, task: Task, name: str, num_images: int) -> FoldCompute:
+    """Return what a fold takes whose folder does not say it."""
+    from pipeline.learning.flops import fold_compute  # imports torch and timm, which takes seconds
+
+    return fold_compute(config.members[name], task, num_images, config.predict.tta)
 
 
 def _describe_untrained(run: RunFolder, name: str, fold: int) -> str:

@@ -25,6 +25,14 @@ class Scores(Accuracy):
     log_loss: float
 
 
+class FoldCompute(Result):
+    """What a member takes on one fold."""
+
+    training_flops: float
+    prediction_flops_per_image: float
+    """FLOPs of one image with all TTA views."""
+
+
 class Compute(Result):
     """What the trained folds of a member took."""
 

@@ -25,11 +25,10 @@ from pipeline.learning.folds import make_folds
 from pipeline.learning.seeding import derive_seed, fold_seed
 from pipeline.learning.trial import try_member
 from pipeline.learning.weights import weights_checksum
-from pipeline.ledger import SUBMISSIONS
 from pipeline.progress import log
 from pipeline.runs.environment import describe_environment
 from pipeline.runs.fold_table import FoldTable
-from pipeline.runs.run_folder import RunFolder, check_run_name
+from pipeline.runs.run_folder import RunFolder, open_run
 from pipeline.runs.trackers import require_tensorboard
 from pipeline.task import Labels, Split, Task
 
@@ -162,13 +161,6 @@ def open_demo(
     except InputError as error:
         raise InputError(f"{error}; delete {folder}, the demo makes it again") from None
     return replace(context, demo_test_labels=labels)
-
-
-def open_run(name: str | None) -> RunFolder:
-    """Return the folder of a run, that of the default config without a name."""
-    name = DEFAULT_CONFIG.stem if name is None else name
-    check_run_name(name)
-    return RunFolder(SUBMISSIONS, name)
 
 
 def prepare_run(context: RunContext) -> None:

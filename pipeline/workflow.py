@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.advice import for_run
 from pipeline.cascade import max_prediction_flops, predict_cascade
 from pipeline.errors import RunError
-from pipeline.evaluate import Evaluation, FoldPredictions, evaluate, load_fold_predictions, score_test_images
+from pipeline.evaluate import Evaluation, FoldPredictions, evaluate, score_test_images, validate
 from pipeline.executors.factory import open_executor
 from pipeline.files import write_text
 from pipeline.learning.data_workers import dataloader_errors
@@ -70,12 +70,6 @@ def predict(context: RunContext) -> JobResult:
         test = predict_test(context, evaluation)
         save_submission(context, test)
     return JobResult(evaluation, test, score_test(context, test))
-
-
-def validate(run: RunFolder, task: Task) -> Evaluation:
-    """Evaluate the trained folds of a run."""
-    config = run.config()
-    return evaluate(run, config, task, run.folds(), load_fold_predictions(run, config))
 
 
 def report(run: RunFolder, input_dir: Path, task: Task) -> Path:

@@ -17,7 +17,7 @@ from pipeline.evaluate import (
 from pipeline.learning.flops import prediction_flops, training_flops
 from pipeline.learning.metrics import accuracy_interval, score
 from pipeline.predictions import Predictions
-from pipeline.results import EnsembleMetrics
+from pipeline.results import EnsembleMetrics, FoldCompute
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
 from pipeline.task import CIFAR10, Labels
@@ -123,9 +123,26 @@ def test_compute_of_a_member_is_that_of_its_trained_folds(tmp_path):
     member = CONFIG.members["good"]
 
     assert (good.training_seconds, fair.training_seconds) == (6.0, 3.0)
-    assert good.training_flops == training_flops(member, TASK, 30, 30)
+    assert good.training_flops == 2 * training_flops(member, TASK, 30)
     assert fair.training_flops == training_flops(member, TASK, 30)
     assert good.prediction_flops_per_image == prediction_flops(member, TASK, "flip")
+
+
+def test_recorded_compute_of_a_fold_is_not_counted_again(tmp_path):
+    run = make_run(tmp_path)
+    run.fold("good", 0).save_compute(FoldCompute(training_flops=5.0, prediction_flops_per_image=7.0))
+    compute = evaluate_run(run).metrics.members["good"].compute
+
+    assert compute.training_flops == 5.0 + training_flops(CONFIG.members["good"], TASK, 30)
+    assert compute.prediction_flops_per_image == 7.0
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]"])
+def test_unreadable_compute_of_a_fold_is_counted_again(tmp_path, content):
+    run = make_run(tmp_path)
+    (run.fold("good", 0).path / "compute.json").write_text(content)
+
+    assert evaluate_run(run).metrics == evaluate_run(make_run(tmp_path / "other")).metrics
 
 
 def test_metrics_and_ensemble_are_saved(tmp_path):

@@ -64,13 +64,6 @@ def test_images_of_an_incomplete_batch_are_not_counted():
     assert training_flops(config, CIFAR10, 1000) == training_flops(config, CIFAR10, 512)
 
 
-def test_operations_of_folds_are_summed():
-    config = member(batch_size=512)
-    both = training_flops(config, CIFAR10, 1000, 2000)
-
-    assert both == training_flops(config, CIFAR10, 1000) + training_flops(config, CIFAR10, 2000)
-
-
 def test_larger_images_of_another_task_take_more_operations():
     larger = replace(CIFAR10, image_shape=(64, 64, 3))
 

@@ -12,6 +12,7 @@ from pipeline import predictions
 from pipeline.config import Config
 from pipeline.config_files import DEFAULT_CONFIG
 from pipeline.errors import ConfigError, RunError
+from pipeline.evaluate import validate
 from pipeline.results import Accuracy, Agreement, CascadeStats, EnsembleMetrics, Metrics, Scores
 from pipeline.run_context import open_context, prepare_run
 from pipeline.runs.fold_table import FoldTable
@@ -19,7 +20,7 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.submission.check import upload_instructions
 from pipeline.submit import ensemble_scores, expected_submission, message_of
 from pipeline.task import CIFAR10
-from pipeline.workflow import predict, report, validate
+from pipeline.workflow import predict, report
 
 ACCURACY = {"num_images": 1234, "accuracy": 0.91234, "accuracy_ci95": (0.90987, 0.9148)}
 

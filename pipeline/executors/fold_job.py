@@ -14,7 +14,7 @@ from pipeline.config import MemberConfig
 from pipeline.data.image_store import ImageStore
 from pipeline.executors.checkpoint_timer import CheckpointTimer
 from pipeline.learning.device import Machine
-from pipeline.learning.flops import forward_flops, training_flops
+from pipeline.learning.flops import fold_compute, forward_flops, training_flops
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.linear_head import FrozenFeatures, train_linear_head
 from pipeline.learning.predict import TTA, TTAView, for_inference, predict, predict_logits
@@ -100,6 +100,7 @@ class FoldJob:
         predictions = self._predict_validation(
             machine, model, spec, store.ids[validation], store.images[validation], display
         )
+        self.folder.save_compute(fold_compute(self.member, self.task, int((~validation).sum()), self.tta))
         self.folder.finish(state.rows(), state.weights(), predictions)
         self.log_accuracy(predictions, table)
         yield predictions

@@ -11,21 +11,22 @@ from pipeline.learning.freeze import Freezer
 from pipeline.learning.linear_head import VIEWS
 from pipeline.learning.models import classifier_names, create_untrained_model, hooks_of, input_spec
 from pipeline.learning.predict import TTA, tta_views
+from pipeline.results import FoldCompute
 from pipeline.task import Task
 
 BATCH = 4  # enough for batch norm; the count is divided by it
 
 
-def training_flops(member: MemberConfig, task: Task, *num_images: int) -> float:
-    """Return the FLOPs of all epochs, forward and backward; `num_images` are those of each fold.
+def training_flops(member: MemberConfig, task: Task, num_images: int) -> float:
+    """Return the FLOPs of all epochs on a number of training images, forward and backward.
 
     Of a linear head: of its features. Folds share them, and each counts those of its images.
     """
     if member.head == "linear":
-        return sum(num_images) * forward_flops(member, task) * len(VIEWS)
+        return num_images * forward_flops(member, task) * len(VIEWS)
     config, full_size = member.train, input_spec(member.model, task).size
-    batch_sizes = [config.actual_batch_size(num) for num in num_images]
-    num_trained = sum(num // size * size for num, size in zip(num_images, batch_sizes, strict=True))
+    batch_size = config.actual_batch_size(num_images)
+    num_trained = num_images // batch_size * batch_size
     model, freeze = member.model.model_dump_json(), config.freeze.model_dump_json()
     return sum(
         _count(model, task, phase, freeze) * num_trained * num_epochs
@@ -36,6 +37,14 @@ def training_flops(member: MemberConfig, task: Task, *num_images: int) -> float:
 def prediction_flops(member: MemberConfig, task: Task, tta: TTA) -> float:
     """Return the FLOPs of predicting one image with one model and all TTA views."""
     return forward_flops(member, task) * len(tta_views(tta))
+
+
+def fold_compute(member: MemberConfig, task: Task, num_images: int, tta: TTA) -> FoldCompute:
+    """Return the FLOPs of a fold with a number of training images."""
+    return FoldCompute(
+        training_flops=training_flops(member, task, num_images),
+        prediction_flops_per_image=prediction_flops(member, task, tta),
+    )
 
 
 def forward_flops(member: MemberConfig, task: Task) -> float:

@@ -4,15 +4,12 @@ import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-from torch import Tensor
-
-from pipeline.files import write_bytes, write_text
+from pipeline.files import write_bytes, write_json, write_text
 from pipeline.predictions import Predictions
 from pipeline.progress import log
-from pipeline.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pipeline.results import FoldCompute
 from pipeline.runs.checksums import CHECKSUMS_JSON, Checksums
 from pipeline.runs.prediction_files import (
     CorruptedFileError,
@@ -22,9 +19,17 @@ from pipeline.runs.prediction_files import (
 )
 from pipeline.task import Ids
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.runs.checkpoint import Checkpoint
+
+# Methods that read or write tensors import torch themselves: it takes seconds, and few commands need tensors.
+
 Files = dict[str, bytes]
 WEIGHTS, OUT_OF_FOLD, HISTORY = "weights.safetensors", "out_of_fold.npz", "history.csv"
 RESULTS = (WEIGHTS, OUT_OF_FOLD, HISTORY, CHECKSUMS_JSON)
+COMPUTE = "compute.json"
 
 
 class FoldFolder:
@@ -46,31 +51,51 @@ class FoldFolder:
         """Return the files of a finished fold that are missing or differ from their checksum."""
         return [self.path / name for name in self._checksums.corrupted()]
 
-    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+    def save_checkpoint(self, checkpoint: "Checkpoint") -> None:
         """Save an unfinished fold."""
+        from pipeline.runs.checkpoint import save_checkpoint
+
         save_checkpoint(self._checkpoint, checkpoint)
 
-    def load_checkpoint(self) -> Checkpoint | None:
+    def load_checkpoint(self) -> "Checkpoint | None":
         """Return the checkpoint of an unfinished fold, if there is one. Raises CorruptedFileError."""
+        from pipeline.runs.checkpoint import load_checkpoint
+
         return load_checkpoint(self._checkpoint) if self._checkpoint.exists() else None
 
     def finish(
-        self, history: Sequence[Mapping[str, Any]], weights: Mapping[str, Tensor], out_of_fold: Predictions
+        self, history: Sequence[Mapping[str, Any]], weights: Mapping[str, "Tensor"], out_of_fold: Predictions
     ) -> None:
         """Save a finished fold; only then delete its checkpoint."""
+        import safetensors.torch
+
         write_text(self.path / HISTORY, _as_csv(history))
         write_bytes(self.path / WEIGHTS, safetensors.torch.save(dict(weights)))
         save_predictions(self.path / OUT_OF_FOLD, out_of_fold)
         self._checksums.record(HISTORY, WEIGHTS, OUT_OF_FOLD)
         self._checkpoint.unlink(missing_ok=True)
 
+    def save_compute(self, compute: FoldCompute) -> None:
+        """Save what the fold takes."""
+        write_json(self.path / COMPUTE, compute.model_dump())
+
+    def compute(self) -> FoldCompute | None:
+        """Return what the fold takes; None if it is not recorded, as in runs of earlier versions."""
+        path = self.path / COMPUTE
+        try:
+            return FoldCompute.model_validate_json(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+
     def history(self) -> list[dict[str, float]]:
         """Return the per-epoch metrics of a finished fold."""
         with (self.path / HISTORY).open(newline="", encoding="utf-8") as file:
             return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self) -> "dict[str, Tensor]":
         """Return the weights of a finished fold. Raises CorruptedFileError."""
+        import safetensors.torch
+
         with read_errors(self.path / WEIGHTS):
             return safetensors.torch.load_file(self.path / WEIGHTS)
 

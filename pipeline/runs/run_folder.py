@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from pipeline.config import Config
-from pipeline.config_files import build_config, differences, parse_yaml
+from pipeline.config_files import DEFAULT_CONFIG, build_config, differences, parse_yaml
 from pipeline.error_messages import explain_cause
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import write_json, write_text
+from pipeline.ledger import SUBMISSIONS
 from pipeline.locks import LockedError, file_lock
 from pipeline.predictions import CascadePredictions, Predictions
 from pipeline.progress import log
@@ -249,6 +250,13 @@ class RunFolder:
             return result.model_validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
             raise RunError(f"{path} can't be read ({error}); python run.py {command} --run {self.name}") from None
+
+
+def open_run(name: str | None) -> RunFolder:
+    """Return the folder of a run, that of the default config without a name."""
+    name = DEFAULT_CONFIG.stem if name is None else name
+    check_run_name(name)
+    return RunFolder(SUBMISSIONS, name)
 
 
 def _others(submissions: Path) -> str:
