@@ -1,4 +1,4 @@
-"""A sample of `make faults`: one job is killed eight times, and weights are corrupted."""
+"""A sample of `make faults`: one job is killed five times, and weights are corrupted."""
 
 import random
 
