@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.config import Config
 from pipeline.config_files import differences
 from pipeline.ensemble import Ensemble
+from pipeline.error_messages import on_one_line
 from pipeline.errors import RunError
 from pipeline.learning.metrics import confusion, paired_test, score, score_classes
 from pipeline.predictions import Predictions, join
@@ -120,8 +121,7 @@ def _load_ensemble(run: RunFolder) -> Ensemble:
     try:
         return Ensemble.from_json(values)
     except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(f"{run.path / ENSEMBLE} can't be read ({reason}); {_validate_again(run)}") from None
+        raise RunError(f"{run.path / ENSEMBLE} can't be read ({on_one_line(error)}); {_validate_again(run)}") from None
 
 
 def _validate_again(run: RunFolder) -> str:

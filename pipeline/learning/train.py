@@ -12,6 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from pipeline.config import MemberConfig, Phase, TrainConfig
+from pipeline.error_messages import on_one_line
 from pipeline.errors import TrainingError
 from pipeline.learning.dataset import AugmentedImages, Batch, TrainLoader
 from pipeline.learning.depthwise import train_depthwise_in_float32
@@ -51,8 +52,9 @@ def build_model(
         try:
             model.load_state_dict(dict(weights))
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise TrainingError(f"the weights do not match the model {member.model.name}: {reason}") from None
+            raise TrainingError(
+                f"the weights do not match the model {member.model.name}: {on_one_line(error)}"
+            ) from None
     return model, spec
 
 
@@ -252,9 +254,8 @@ class Trainer:
         try:
             self._load(tensors)
         except (KeyError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise TrainingError(
-                f"the checkpoint does not match the model ({reason}); delete it to restart the fold"
+                f"the checkpoint does not match the model ({on_one_line(error)}); delete it to restart the fold"
             ) from None
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor
 
+from pipeline.error_messages import on_one_line
 from pipeline.errors import ConfigError
 
 KEY = "model.weights"
@@ -58,7 +59,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         # A file of any bytes makes torch, zipfile, pickle and safetensors raise errors of many classes; torch's text
         # about pickled code suggests to execute it.
-        reason = "it contains more than tensors" if "weights_only" in str(error) else " ".join(str(error).split())[:200]
+        reason = "it contains more than tensors" if "weights_only" in str(error) else on_one_line(error)
         raise ConfigError(
             f"{KEY}: {path} can't be read ({reason or type(error).__name__}); expected a file of safetensors, or of "
             "torch.save(model.state_dict(), ...)"
