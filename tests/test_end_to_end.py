@@ -22,7 +22,7 @@ def test_whole_job_leaves_a_complete_run(whole_run):
     run = folder / "submissions" / "tiny"
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} - {".lock", ".lock.pid"}
     slices = {name for name in files if "/test_logits/" in name}
-    fold_files = ("checksums.json", "history.csv", "out_of_fold.npz", "weights.safetensors")
+    fold_files = ("checksums.json", "compute.json", "history.csv", "out_of_fold.npz", "weights.safetensors")
     rows = (run / "submission.csv").read_text().splitlines()
     metrics = json.loads((run / "metrics.json").read_text())
 
