@@ -1,6 +1,6 @@
 """Out-of-fold logits -> metrics and the fitted ensemble."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,11 +145,11 @@ def _ensemble_metrics(ensemble: Ensemble, combined: Predictions, table: FoldTabl
 
 
 def _compute(
-    run: RunFolder, config: Config, task: Task, name: str, folds: Mapping[int, Predictions], table: FoldTable
+    run: RunFolder, config: Config, task: Task, name: str, folds: Collection[int], table: FoldTable
 ) -> Compute:
     folders = {fold: run.fold(name, fold) for fold in folds}
     parts = [
-        folder.compute() or _fold_compute(config, task, name, len(table.ids) - len(folds[fold].ids))
+        folder.compute() or _fold_compute(config, task, name, table.num_training_images(fold))
         for fold, folder in folders.items()
     ]
     return Compute(

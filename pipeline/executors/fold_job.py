@@ -61,7 +61,7 @@ class FoldJob:
 
     def training_flops(self, table: FoldTable) -> float:
         """Return the FLOPs of its training."""
-        return training_flops(self.member, self.task, int((~table.is_validation(self.fold)).sum()))
+        return training_flops(self.member, self.task, table.num_training_images(self.fold))
 
     def prediction_flops(self, num_images: int, request: PredictRequest) -> float:
         """Return the FLOPs of predicting some images with the views of a request."""
@@ -100,7 +100,8 @@ class FoldJob:
         predictions = self._predict_validation(
             machine, model, spec, store.ids[validation], store.images[validation], display
         )
-        self.folder.save_compute(fold_compute(self.member, self.task, int((~validation).sum()), self.tta))
+        num_images = table.num_training_images(self.fold)
+        self.folder.save_compute(fold_compute(self.member, self.task, num_images, self.tta))
         self.folder.finish(state.rows(), state.weights(), predictions)
         self.log_accuracy(predictions, table)
         yield predictions

@@ -23,6 +23,10 @@ class FoldTable:
     folds: NDArray[np.int64]
     groups: NDArray[np.int64]
 
+    def num_training_images(self, fold: int) -> int:
+        """Return how many images the model of a fold (from 0) is trained on."""
+        return int((~self.is_validation(fold)).sum())
+
     def labels_for(self, ids: Ids) -> NDArray[np.int64]:
         """Return the labels of some ids, in their order."""
         return self.labels[np.searchsorted(self.ids, ids)]
