@@ -9,6 +9,7 @@ from torch import nn
 from pipeline.config import ModelConfig
 from pipeline.errors import TrainingError
 from pipeline.learning.airbench import UnscaledBatchNorm
+from pipeline.learning.compile import compile_model
 from pipeline.learning.device import Machine
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.models import create_model
@@ -156,6 +157,19 @@ def test_compiled_model_predicts_the_same_and_is_compiled_once():
 
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert np.allclose(eager, compiled, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_every_image_size_is_compiled_for_itself():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = nn.Conv2d(3, 1, 1)
+    compile_model(model)
+    for size in (8, 12, 16):
+        model(torch.zeros(1, 3, size, size))
+
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
 
 
 class Diverged(nn.Module):

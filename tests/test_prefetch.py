@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import pytest
 
+from pipeline.cores import threads_of_python
 from pipeline.data.prefetch import QUEUE_SIZE, prefetch
 
 
@@ -53,3 +54,10 @@ def test_jobs_run_ahead_by_queue_size_and_have_ended_when_the_block_ends(error):
             raise error
 
     assert threading.active_count() == num_threads_before
+
+
+@pytest.mark.parametrize(("num_cores", "num_threads"), [(1, 1), (2, 2), (4, 4), (64, 4)])
+def test_images_are_read_and_decoded_by_at_most_four_threads(monkeypatch, num_cores, num_threads):
+    monkeypatch.setattr("joblib.cpu_count", lambda: num_cores)
+
+    assert threads_of_python() == num_threads

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
 from pipeline.advice import prepare_again
-from pipeline.cores import available_cores
+from pipeline.cores import threads_of_python
 from pipeline.data.image_store import FILES, IDS, IMAGES, ImageStore, open_store, read_manifest, write_manifest
 from pipeline.data.source import Source
 from pipeline.error_messages import explain_cause
@@ -173,7 +173,7 @@ def _decode_all(source: Source, split: Split, ids: Ids, file: FileIO, on_progres
                 _write_at(file, image.tobytes(), start + row_of.pop(image_id) * image_size)
         return len(chunk)
 
-    num_threads, num_done, futures = available_cores(), 0, deque[Future[int]]()
+    num_threads, num_done, futures = threads_of_python(), 0, deque[Future[int]]()
     with source.read(split) as images, ThreadPoolExecutor(num_threads) as pool:
         try:
             while chunk := list(islice(images, CHUNK_SIZE)):

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.cores import available_cores
+from pipeline.cores import threads_of_python
 from pipeline.data.fingerprint import folder_fingerprint
 from pipeline.data.paths import describe_path, is_clutter, list_names
 from pipeline.data.prefetch import Put, prefetch
@@ -51,7 +51,7 @@ class ImageFolder:
         """Read ahead while the block runs, which gets name and bytes of each file, in any order."""
         names = self.names()
         chunks = [names[start : start + CHUNK_SIZE] for start in range(0, len(names), CHUNK_SIZE)]
-        with prefetch([partial(self._read_files, chunk) for chunk in chunks], available_cores()) as pieces:
+        with prefetch([partial(self._read_files, chunk) for chunk in chunks], threads_of_python()) as pieces:
             yield chain.from_iterable(pieces)
 
     def fingerprint(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How a batch of uint8 images becomes a model's input: the one path of training, validation, test and report."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.learning.transfer import to_device
 from pipeline.task import Task
 
 
@@ -32,9 +34,8 @@ class InputSpec:
 
     def to_input(self, images: Tensor, device: torch.device) -> Tensor:
         """Turn uint8 [batch, height, width, 3] into normalised float32 [batch, 3, size, size], channels last."""
-        mean = 255 * torch.tensor(self.mean, device=device)
-        scale = 1 / (255 * torch.tensor(self.std, device=device))
-        inputs = ((images.to(device).float() - mean) * scale).permute(0, 3, 1, 2)
+        mean, scale = _normalization(self.mean, self.std, device)
+        inputs = ((to_device(images, device).float() - mean) * scale).permute(0, 3, 1, 2)
         if inputs.shape[-1] == self.size:
             return inputs
         return F.interpolate(inputs, self.size, mode=self.interpolation, antialias=True)
@@ -43,3 +44,10 @@ class InputSpec:
         """Turn normalised float32 [batch, 3, height, width] back into uint8 [batch, height, width, 3]."""
         pixels = 255 * (inputs.permute(0, 2, 3, 1).cpu() * torch.tensor(self.std) + torch.tensor(self.mean))
         return pixels.round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+@cache
+def _normalization(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what to subtract from pixels and what to multiply by; cached, as the copy to a GPU waits for its work."""
+    with torch.inference_mode(mode=False):
+        return 255 * torch.tensor(mean, device=device), 1 / (255 * torch.tensor(std, device=device))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
+from pipeline.learning.compile import compile_model
 from pipeline.learning.device import Machine
 from pipeline.learning.fuse import fuse_batch_norms
 from pipeline.learning.inputs import InputSpec
@@ -63,7 +64,7 @@ def for_inference(model: nn.Module, machine: Machine) -> nn.Module:
     fuse_batch_norms(fused)
     fused = fused.to(memory_format=torch.channels_last)
     if machine.compile:
-        fused.compile()
+        compile_model(fused)
     return fused
 
 

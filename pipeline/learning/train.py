@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.config import MemberConfig, Phase, TrainConfig
 from pipeline.error_messages import on_one_line
 from pipeline.errors import TrainingError
+from pipeline.learning.compile import compile_model
 from pipeline.learning.dataset import AugmentedImages, Batch, TrainLoader
 from pipeline.learning.depthwise import train_depthwise_in_float32
 from pipeline.learning.device import Machine
@@ -30,6 +31,7 @@ from pipeline.learning.optim import (
 )
 from pipeline.learning.seeding import derive_seed
 from pipeline.learning.train_state import EpochRecord, TrainState, UnfinishedEpoch, strip_prefix
+from pipeline.learning.transfer import Readback, to_device
 from pipeline.progress import ProgressCallback, no_progress
 from pipeline.task import Task
 
@@ -148,7 +150,8 @@ class Trainer:
             train_depthwise_in_float32(self.model)
         self._freezer = Freezer(self.model, config.freeze, classifier_names(self.model))
         self._freezer.apply(is_head_only=False)
-        self._forward = torch.compile(self.model) if machine.compile else self.model
+        if machine.compile:
+            compile_model(self.model)
         self.optimizers = make_optimizers(self.model, config.optimizer)
         self._ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self._num_updates = 0
@@ -212,21 +215,23 @@ class Trainer:
     def _add_gradients(self, batch: Batch) -> tuple[float, int]:
         """Add up the gradients of the parts of a batch; return its loss and the number of correct predictions."""
         inputs = self._phase_spec.to_input(batch[0], self._machine.device)
-        labels = batch[1].to(self._machine.device)
+        labels = to_device(batch[1], self._machine.device)
         targets = labels
         if self._mixup is not None:
             inputs, targets = self._mixup(inputs, labels)
-        loss_sum, num_correct, num_parts = 0.0, 0, self._config.accumulate
+        readbacks, num_parts = list[Readback](), self._config.accumulate
         for part, part_targets, part_labels in zip(
             *(tensor.chunk(num_parts) for tensor in (inputs, targets, labels)), strict=True
         ):
             with torch.autocast(self._machine.device.type, torch.bfloat16, enabled=self._machine.autocast):
-                logits = self._forward(part)
+                logits = self.model(part)
             loss = self._criterion(logits.float(), part_targets) * (len(part) / len(inputs))
+            num_correct = (logits.detach().argmax(1) == part_labels).sum()
+            # Before the backward pass, for which a later copy would wait.
+            readbacks.append(Readback(torch.stack([loss.detach(), num_correct.float()])))
             loss.backward()
-            loss_sum += float(loss.detach())
-            num_correct += int((logits.detach().argmax(1) == part_labels).sum())
-        return loss_sum, num_correct
+        losses, counts = zip(*(readback.values() for readback in readbacks), strict=True)
+        return sum(losses), int(sum(counts))
 
     def epoch_record(self, epoch: int, sums: UnfinishedEpoch) -> EpochRecord:
         """Return the record of an epoch (from 0) that has just ended."""
