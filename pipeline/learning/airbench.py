@@ -9,6 +9,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.errors import ConfigError
 
+WHITENED_AT_ONCE = 250  # images, whose patches take 40 times the memory of their pixels in float64
+
 
 class DiracConv(nn.Conv2d):
     """A 3x3 convolution whose first filters are initialised to the identity."""
@@ -95,9 +97,13 @@ class Airbench(nn.Module):
     @torch.no_grad()
     def whiten(self, images: Tensor, eps: float = 5e-4) -> None:
         """Set the stem's weight to whiten the 2x2 patches of normalised images [N, 3, height, width]."""
-        # On the CPU: Metal has no float64, and a GPU needs not be fast here.
-        patches = images.cpu().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
-        eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        covariance, num_patches = torch.zeros(12, 12, dtype=torch.float64), 0
+        for part in torch.split(images.cpu(), WHITENED_AT_ONCE):
+            # On the CPU: Metal has no float64, and a GPU needs not be fast here.
+            patches = part.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
+            covariance += patches.T @ patches
+            num_patches += len(patches)
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance / num_patches)
         filters = (eigenvectors / torch.sqrt(eigenvalues + eps)).T.reshape(12, 3, 2, 2).float()
         self.stem.weight.copy_(torch.cat([filters, -filters]))
         self._stem_bias().zero_()
