@@ -30,7 +30,7 @@ from pipeline.learning.exit_rule import (
 from pipeline.learning.flops import forward_flops
 from pipeline.learning.predict import tta_views
 from pipeline.predictions import CascadePredictions, Predictions
-from pipeline.progress import ProgressDisplay, log
+from pipeline.progress import Display, log
 from pipeline.results import Agreement, CascadeStats, StageStats
 from pipeline.temperature_scaling import to_probabilities
 
@@ -44,7 +44,7 @@ def predict_cascade(
     ensemble: Ensemble,
     store: ImageStore,
     executor: Executor,
-    display: ProgressDisplay,
+    display: Display,
     *,
     config: CascadeConfig | None,
     seed: int,
@@ -198,7 +198,7 @@ class _EnsemblePredictor:
         ensemble: Ensemble,
         store: ImageStore,
         executor: Executor,
-        display: ProgressDisplay,
+        display: Display,
     ) -> None:
         member_weights = ensemble.weights
         used = [job for job in jobs if member_weights[job.member_name] > MIN_WEIGHT]

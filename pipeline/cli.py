@@ -102,9 +102,9 @@ def train(
     fold: Annotated[int | None, typer.Option(help="Train only this fold, from 0: a quick check of a config.")] = None,
 ) -> None:
     """Train the missing folds and evaluate them on their validation images."""
+    job = options.context(context.obj, fold=fold)
     from pipeline import workflow
 
-    job = options.context(context.obj, fold=fold)
     print(format_metrics(workflow.train(job).metrics))
     print(f"run: {job.run.path}")
 
@@ -124,9 +124,9 @@ def validate(context: typer.Context, run: RunOption = None) -> None:
 @takes_run_options
 def predict(context: typer.Context, options: RunOptions) -> None:
     """Predict the test images with all folds, and write a checked submission.csv."""
+    job = options.context(context.obj, will_train=False)
     from pipeline import workflow
 
-    job = options.context(context.obj, will_train=False)
     _print_result(job, workflow.predict(job))
 
 

@@ -13,6 +13,7 @@ from pipeline.config_files import CONFIGS
 from pipeline.config_types import expand_home
 from pipeline.errors import InputError
 from pipeline.progress import set_up_logging
+from pipeline.run_config import find_config, start_workers_early
 from pipeline.task import Task
 
 if TYPE_CHECKING:
@@ -68,17 +69,21 @@ class RunOptions:
 
     def context(self, task: Task, *, fold: int | None = None, will_train: bool = True) -> "RunContext":
         """Open the run."""
+        arguments = self._arguments(self.config, self.run)
         from pipeline.run_context import open_context
 
-        return open_context(task, only_fold=fold, will_train=will_train, **self._arguments(self.config, self.run))
+        return open_context(task, only_fold=fold, will_train=will_train, **arguments)
 
     def demo_context(self, task: Task) -> "RunContext":
         """Open the demo's run, on the synthetic dataset."""
+        arguments = self._arguments(self.config or CONFIGS / "demo.yaml", self.run or "demo")
         from pipeline.run_context import open_demo
 
-        return open_demo(task, **self._arguments(self.config or CONFIGS / "demo.yaml", self.run or "demo"))
+        return open_demo(task, **arguments)
 
     def _arguments(self, config: Path | None, run: str | None) -> dict[str, Any]:
+        if self.executor == "local":
+            start_workers_early(find_config(config, run, self.overrides or ()).config.machine)
         from pipeline.executors.factory import ExecutorOptions
 
         if self.quiet:

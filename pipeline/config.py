@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from pipeline.config_types import AugmentParams, FolderName, HomePath, ModelParams
+from pipeline.config_types import AugmentParams, AutoOrNumber, FolderName, HomePath, ModelParams
 
 Json = dict[str, Any]
 MAX_BATCH_SIZE = 2**16
@@ -297,8 +297,12 @@ class MachineConfig(BaseConfig):
     """Hardware settings; not part of the experiment."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    num_threads: int = Field(0, ge=0)
-    """0: the number of available cores; at most four times as many."""
+    jobs: AutoOrNumber = "auto"
+    """Processes that train folds, or predict test images, side by side; auto: one for each GPU, on a CPU as many
+    as use the cores best, at most one for each, as far as memory allows."""
+    threads_per_job: AutoOrNumber = "auto"
+    """Threads of each job, on which the bytes of its results depend; auto: the cores, divided among the jobs that run
+    side by side. A run keeps what it started with. At most four times the number of cores."""
     gpu_share: float = Field(1.0, gt=0, le=1)
     """On a cluster with GPUs: fraction of a GPU per job; 0.5 runs two jobs on each."""
     shared_dir: HomePath | None = None
@@ -311,6 +315,16 @@ class MachineConfig(BaseConfig):
     """`torch.compile`, once for all folds; auto: on CUDA. On a CPU it needs a C++ compiler and gains nothing."""
     autocast: Literal["auto", "bf16", "off"] = "auto"
     """Mixed precision; auto: bf16 where the hardware multiplies in it (CUDA, and CPUs with AVX512-BF16 or AMX)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_num_threads(cls, values: Any) -> Any:
+        """Accept the key of earlier versions, which the folders of their runs contain."""
+        if isinstance(values, dict) and "num_threads" in values:
+            return {key: value for key, value in values.items() if key != "num_threads"} | {
+                "threads_per_job": values["num_threads"] or "auto"
+            }
+        return values
 
 
 class LogConfig(BaseConfig):

@@ -1,9 +1,9 @@
 """Types of config values, with their checks."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
 
 def expand_home(path: Path) -> Path:
@@ -36,6 +36,13 @@ def _numbers(value: Any) -> list[int | float]:
     return [value] if isinstance(value, int | float) else []
 
 
+def _check_auto_or_positive(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("expected auto, or a number from 1")
+
+
+AutoOrNumber = Annotated[Literal["auto"] | int, BeforeValidator(_check_auto_or_positive)]
 FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 HomePath = Annotated[Path, AfterValidator(expand_home)]
 """A path in which `~` is the home folder."""

@@ -12,7 +12,16 @@ from pipeline.error_messages import on_one_line
 from pipeline.errors import RunError
 from pipeline.learning.metrics import confusion, paired_test, score, score_classes
 from pipeline.predictions import Predictions, join
-from pipeline.results import Comparison, Compute, EnsembleMetrics, FoldCompute, MemberMetrics, Metrics, Scores
+from pipeline.results import (
+    Comparison,
+    Compute,
+    EnsembleMetrics,
+    FoldCompute,
+    MemberMetrics,
+    Metrics,
+    Scores,
+    job_name,
+)
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import ENSEMBLE, RunFolder
 from pipeline.task import Labels, Task
@@ -152,9 +161,14 @@ def _compute(
         folder.compute() or _fold_compute(config, task, name, table.num_training_images(fold))
         for fold, folder in folders.items()
     ]
+    jobs_at_once = run.arrangement().jobs_at_once
     return Compute(
         training_flops=sum(part.training_flops for part in parts),
-        training_seconds=sum(epoch["seconds"] for folder in folders.values() for epoch in folder.history()),
+        training_seconds=sum(
+            epoch["seconds"] / jobs_at_once.get(job_name(name, fold), 1)
+            for fold, folder in folders.items()
+            for epoch in folder.history()
+        ),
         prediction_flops_per_image=parts[0].prediction_flops_per_image if parts else 0.0,
     )
 
@@ -168,4 +182,4 @@ def _fold_compute(config: Config, task: Task, name: str, num_images: int) -> Fol
 
 def _describe_untrained(run: RunFolder, name: str, fold: int) -> str:
     corrupted = "".join(f" ({path.name} is corrupted or missing)" for path in run.fold(name, fold).corrupted())
-    return f"{name} fold {fold}{corrupted}"
+    return f"{job_name(name, fold)}{corrupted}"

@@ -3,8 +3,9 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from typing import Protocol
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -40,6 +41,32 @@ def set_up_logging(*, quiet: bool = False) -> None:
 
 def no_progress(_done: int, _total: int) -> None:
     """A ProgressCallback that does nothing."""
+
+
+class DisplayedBar(Protocol):
+    """A bar that is shown."""
+
+    def __call__(self, done: int, total: int, /) -> None:
+        """Advance the bar to `done` of `total` images."""
+        ...
+
+    def set_postfix(self, text: str) -> None:
+        """Set the text after the title."""
+        ...
+
+
+class Display(Protocol):
+    """What shows the progress of jobs: of this process, or of the one that started it."""
+
+    def bar(
+        self, title: str, *, epochs: int = 0, flops: float = 0.0, initial_fraction: float = 0.0
+    ) -> AbstractContextManager[DisplayedBar]:
+        """Show a bar while the block runs."""
+        ...
+
+    def eta(self) -> timedelta | None:
+        """Return the time to the end of the whole job, if it is known."""
+        ...
 
 
 class Bar:

@@ -38,6 +38,7 @@ class Compute(Result):
 
     training_flops: float
     training_seconds: float
+    """Of this machine: those of a fold that shared it with others are divided by their number."""
     prediction_flops_per_image: float
     """FLOPs of one image with all TTA views by the model of one fold."""
 
@@ -71,6 +72,22 @@ class Metrics(Result):
     """Folds that are not trained yet, or whose files are corrupted."""
     ensemble: EnsembleMetrics | None = None
     """None until all folds of all members are trained."""
+
+
+def job_name(member: str, fold: int) -> str:
+    """Return the name of a member's job on a fold (from 0), for messages and in an Arrangement."""
+    return f"{member} fold {fold}"
+
+
+class Arrangement(Result):
+    """With how many threads each job computes; the bytes of its results depend on them."""
+
+    training: dict[str, int] = {}
+    """By the name of the job."""
+    jobs_at_once: dict[str, int] = {}
+    """How many jobs run at the same time as each, itself included, if it runs on this machine."""
+    prediction: int = 0
+    """0: not decided yet."""
 
 
 class StageTime(Result):

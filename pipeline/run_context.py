@@ -1,15 +1,14 @@
 """RunContext: config, run folder, source, images, labels and folds of a run, opened once."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from pipeline.config import Config
-from pipeline.config_files import DEFAULT_CONFIG, load_config, override_config
+from pipeline.cores import available_cores
 from pipeline.data.image_cache import cache_folder
 from pipeline.data.image_store import ImageStore
 from pipeline.data.labels import parse_labels
@@ -17,8 +16,10 @@ from pipeline.data.prepare import prepare
 from pipeline.data.source import Source, find_source
 from pipeline.demo.dataset import SOLUTION_CSV, demo_dataset
 from pipeline.errors import InputError
+from pipeline.executors.arrangement import Slots, arrange, find_slots
 from pipeline.executors.factory import ExecutorOptions
 from pipeline.executors.fold_job import FoldJob
+from pipeline.executors.worker_start import start_imports
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.duplicates import count_duplicates, find_groups
 from pipeline.learning.folds import make_folds
@@ -26,9 +27,11 @@ from pipeline.learning.seeding import derive_seed, fold_seed
 from pipeline.learning.trial import try_member
 from pipeline.learning.weights import weights_checksum
 from pipeline.progress import log
+from pipeline.results import Arrangement
+from pipeline.run_config import find_config
 from pipeline.runs.environment import describe_environment
 from pipeline.runs.fold_table import FoldTable
-from pipeline.runs.run_folder import RunFolder, open_run
+from pipeline.runs.run_folder import RunFolder
 from pipeline.runs.trackers import require_tensorboard
 from pipeline.task import Labels, Split, Task
 
@@ -76,6 +79,29 @@ class RunContext:
         """The folds of the training images: loaded, or made and not yet saved."""
         return self.run.folds() if self.run.has_folds else _make_folds(self)
 
+    @cached_property
+    def slots(self) -> Slots:
+        """How many jobs run side by side on this machine; a cluster has slots of its own."""
+        if self.executor.executor == "ray":
+            return Slots((str(self.machine.device),), available_cores())
+        jobs = list(self.fold_jobs())
+        return find_slots(
+            self.config.machine,
+            self.machine,
+            job_memory=max(job.training_memory(self.fold_table) for job in jobs),
+            total_flops=sum(job.training_flops(self.fold_table) for job in jobs),
+        )
+
+    def arrange(self, jobs: Sequence[FoldJob]) -> Arrangement:
+        """Return with how many threads some jobs train, and the test images are predicted; the run remembers it."""
+        if self.executor.executor == "ray":
+            return Arrangement()
+        recorded = self.run.arrangement([str(job) for job in self.fold_jobs()])
+        alone = [str(job) for job in jobs if job.member.head == "linear"]
+        arrangement = arrange([str(job) for job in jobs], recorded, self.config.machine, self.slots, alone=alone)
+        self.run.save_arrangement(arrangement)
+        return arrangement
+
     def input_checksums(self) -> dict[str, str]:
         """Return the checksums of images, labels and files of pretrained weights."""
         checksums = {f"{split}_images": store.checksum for split, store in self.stores.items()}
@@ -121,19 +147,15 @@ def open_context(
 
     Raises ConfigError, RunError or InputError before anything is written.
     """
-    run = open_run((config_path or DEFAULT_CONFIG).stem if run_name is None else run_name)
-    if config_path is None and run.exists:
-        config, config_name = override_config(run.config(), overrides), run.name
-    else:
-        config, config_name = (
-            load_config(config_path or DEFAULT_CONFIG, overrides),
-            (config_path or DEFAULT_CONFIG).stem,
-        )
+    run, config, config_name = find_config(config_path, run_name, overrides)
     if only_fold is not None and not 0 <= only_fold < config.folds.num_folds:
         raise InputError(f"--fold {only_fold}: expected a fold from 0 to {config.folds.num_folds - 1}")
     run.check_config(config)
+    machine = _machine(config, executor)
+    if executor.executor == "local" and machine.device.type == "cpu" and config.machine.jobs != 1:
+        start_imports()
     if will_train:
-        _check_members(config, task, _machine(config, executor))
+        _check_members(config, task, machine)
     return RunContext(
         task=task,
         config=config,
@@ -173,7 +195,7 @@ def prepare_run(context: RunContext) -> None:
         checksums = context.input_checksums()
     context.source.release()
     folds = context.fold_table
-    environment = describe_environment(torch.get_num_threads(), machine.device.type, machine.autocast)
+    environment = describe_environment(machine.device.type, machine.autocast)
     pretrained = [name for name, member in context.config.members.items() if member.model.is_pretrained]
     origin = {"config": context.config_name} | ({"pretrained": pretrained} if pretrained else {})
     context.run.create_or_verify(context.config, checksums, origin | environment)

@@ -96,11 +96,14 @@ def train_folds(context: RunContext, *, then_predict: bool = False) -> FoldPredi
     flops = sum(job.training_flops(context.fold_table) for job in missing)
     if then_predict:
         flops += max_prediction_flops(jobs, context.config.predict.cascade, len(context.stores["test"].ids))
+    arrangement = context.arrange(missing)
+    missing = [replace(job, num_threads=arrangement.training.get(str(job), 0)) for job in missing]
+    slots = context.slots.for_jobs(len(missing))
     with (
         dataloader_errors(),
         context.run.timing("train"),
         progress_display(flops) as display,
-        open_executor(context.executor, context.config.machine, context.machine) as executor,
+        open_executor(context.executor, context.config.machine, context.machine, slots, 0) as executor,
     ):
         results = executor.train(missing, context.stores["train"], context.fold_table, display)
     predictions = {(job.member_name, job.fold): result for job, result in zip(missing, results, strict=True)}
@@ -114,10 +117,13 @@ def predict_test(context: RunContext, evaluation: Evaluation) -> CascadePredicti
     assert evaluation.ensemble is not None
     assert evaluation.ensemble_predictions is not None
     jobs, cascade, store = list(context.fold_jobs()), context.config.predict.cascade, context.stores["test"]
+    num_threads = context.arrange([]).prediction
     with (
         context.run.timing("predict"),
         progress_display(max_prediction_flops(jobs, cascade, len(store.ids))) as display,
-        open_executor(context.executor, context.config.machine, context.machine) as executor,
+        open_executor(
+            context.executor, context.config.machine, context.machine, context.slots, num_threads
+        ) as executor,
     ):
         test = predict_cascade(
             jobs,

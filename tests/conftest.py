@@ -80,6 +80,7 @@ members:
     train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
 folds: {num_folds: 3}
 predict: {cascade: {calibration_size: 12}}
+machine: {jobs: 1}
 """
 
 

@@ -44,7 +44,7 @@ members:
     train: {epochs: 1, batch_size: 16, optimizer: {lr: 0.02}}
 folds: {num_folds: 2}
 predict: {tta: flip_translate, cascade: {calibration_size: 12}}
-machine: {num_threads: 1}
+machine: {jobs: 1, threads_per_job: 1}
 """
 
 

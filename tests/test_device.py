@@ -27,12 +27,12 @@ def _keep_threads():
     torch.set_num_threads(before)
 
 
-def test_num_threads_defaults_to_the_available_cores(monkeypatch):
+def test_threads_default_to_the_available_cores(monkeypatch):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
     set_up_machine(MachineConfig())
     assert torch.get_num_threads() == 3
 
-    set_up_machine(MachineConfig(num_threads=1))
+    set_up_machine(MachineConfig(threads_per_job=1))
     assert torch.get_num_threads() == 1
 
 
@@ -88,18 +88,18 @@ def test_predict_batch_size_defaults_to_the_devices():
 @pytest.mark.parametrize("num_threads", [13, 1000, 10**9])
 def test_many_more_threads_than_cores_are_rejected(monkeypatch, num_threads):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
-    set_up_machine(MachineConfig(num_threads=12))
-    message = rf"machine\.num_threads is {num_threads}, expected at most 4 per core, .* 3 cores; set it to 0"
+    set_up_machine(MachineConfig(threads_per_job=12))
+    message = rf"machine\.threads_per_job is {num_threads}, expected at most 4 per core, .* 3 cores; set it to auto"
     with pytest.raises(ConfigError, match=message):
-        set_up_machine(MachineConfig(num_threads=num_threads))
+        set_up_machine(MachineConfig(threads_per_job=num_threads))
 
 
 def test_driver_of_a_cluster_accepts_the_threads_of_larger_nodes(monkeypatch):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
-    set_up_machine(MachineConfig(num_threads=64), is_driver=True)
+    set_up_machine(MachineConfig(threads_per_job=64), is_driver=True)
     assert torch.get_num_threads() == 12
 
-    set_up_machine(MachineConfig(num_threads=2), is_driver=True)
+    set_up_machine(MachineConfig(threads_per_job=2), is_driver=True)
     assert torch.get_num_threads() == 2
 
 

@@ -28,7 +28,15 @@ def test_whole_job_leaves_a_complete_run(whole_run):
 
     assert slices
     assert files - slices == {
-        *("cascade.json", "checksums.json", "config.yaml", "ensemble.json", "environment.json", "folds.csv"),
+        *(
+            "arrangement.json",
+            "cascade.json",
+            "checksums.json",
+            "config.yaml",
+            "ensemble.json",
+            "environment.json",
+            "folds.csv",
+        ),
         *("input.json", "metrics.json", "report.html", "submission.csv", "test_predictions.npz", "times.json"),
         *(f"{name}/fold_{fold}/{file}" for name in ("net", "tutorial") for fold in range(3) for file in fold_files),
     }
@@ -54,10 +62,10 @@ def test_out_of_fold_scores_are_those_of_the_validation_images(whole_run):
         assert metrics["members"]["net"]["folds"][str(fold)]["accuracy"] == pytest.approx(accuracy)
 
 
-def test_job_killed_in_the_second_fold_resumes_to_the_same_bytes(whole_run, zip_folder, tmp_path):
-    folder, _ = whole_run
+def kill_and_resume(folder, zip_folder, tmp_path, *options):
+    """Kill a job like the finished one when its second fold has trained an epoch; return its second process."""
     shutil.copy(folder / "tiny.yaml", tmp_path)
-    command = [sys.executable, ROOT / "run.py", "all", "--config", "tiny.yaml", "--input", str(zip_folder)]
+    command = [sys.executable, ROOT / "run.py", "all", "--config", "tiny.yaml", "--input", str(zip_folder), *options]
     with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
         for line in process.stderr:
             if "net fold 1: epoch 1/2" in line:
@@ -65,18 +73,36 @@ def test_job_killed_in_the_second_fold_resumes_to_the_same_bytes(whole_run, zip_
                 break
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "submissions" / "tiny" / "submission.csv").exists()
-
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
-
     assert done.returncode == 0, done.stderr
-    assert "net fold 1: resumed after epoch 1" in done.stderr
-    assert "net fold 0: epoch" not in done.stderr
+    return done
+
+
+def assert_same_results(folder, other):
     compared = 0
     for path in folder.joinpath("submissions/tiny").rglob("*"):
         if path.name == "submission.csv" or path.suffix in (".safetensors", ".npz"):
-            assert (tmp_path / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
+            assert (other / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
             compared += 1
     assert compared > 1 + 1 + 2 * 3 * 2  # submission, test predictions, files of the folds, slices
+
+
+def test_job_killed_in_the_second_fold_resumes_to_the_same_bytes(whole_run, zip_folder, tmp_path):
+    folder, _ = whole_run
+    done = kill_and_resume(folder, zip_folder, tmp_path)
+
+    assert "net fold 1: resumed after epoch 1" in done.stderr
+    assert "net fold 0: epoch" not in done.stderr
+    assert_same_results(folder, tmp_path)
+
+
+def test_killed_job_of_two_processes_resumes_to_the_bytes_of_one_process(whole_run, zip_folder, tmp_path):
+    folder, _ = whole_run
+    threads = json.loads((folder / "submissions" / "tiny" / "arrangement.json").read_text())["prediction"]
+    options = ("--set", "machine.jobs=2", "--set", f"machine.threads_per_job={threads}")
+    kill_and_resume(folder, zip_folder, tmp_path, *options)
+
+    assert_same_results(folder, tmp_path)
 
 
 def test_finished_run_can_be_checked_and_validated(whole_run, run_py):
@@ -178,13 +204,29 @@ def test_torchvisions_dataset_has_a_test_accuracy(run_py, tmp_path, batches_fold
 
 
 def test_demo_is_marked_as_synthetic_and_prints_its_test_accuracy(run_py, tmp_path):
-    done = run_py("demo", "--set", "machine.num_threads=1")  # another test file runs at the same time
+    done = run_py(
+        "demo", "--set", "machine.jobs=1", "--set", "machine.threads_per_job=1"
+    )  # another test file runs at the same time
     accuracy = re.search(r"^scored test images: accuracy (0\.\d+)", done.stdout, re.MULTILINE)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("DEMO: synthetic images.")
     assert float(accuracy[1]) > 0.9
     assert (tmp_path / "submissions" / "demo" / "submission.csv").exists()
+
+
+def test_demo_has_the_same_bytes_for_one_job_at_a_time_and_for_four(run_py, tmp_path):
+    short = [f"--set=members.{name}.train.epochs=1" for name in ("airbench", "tutorial_cnn")]
+    for jobs in (1, 4):
+        options = "--run", f"jobs{jobs}", f"--set=machine.jobs={jobs}", "--set=machine.threads_per_job=1"
+        done = run_py("demo", *options, *short)
+        assert done.returncode == 0, done.stderr
+    one, four = (tmp_path / "submissions" / name for name in ("jobs1", "jobs4"))
+    files = [path.relative_to(one) for path in one.rglob("*") if path.suffix in (".safetensors", ".npz", ".csv")]
+    results = [path for path in files if path.name != "history.csv"]  # which contains times
+
+    assert len([path for path in results if path.suffix == ".safetensors"]) == 6
+    assert all((one / path).read_bytes() == (four / path).read_bytes() for path in results)
 
 
 def test_user_error_ends_the_process_with_status_1_and_no_traceback(run_py, tmp_path):

@@ -8,6 +8,7 @@ from conftest import ROOT
 
 from pipeline.config import MachineConfig
 from pipeline.errors import ConfigError
+from pipeline.executors.arrangement import Slots
 from pipeline.executors.factory import ExecutorOptions, open_executor
 from pipeline.executors.local import LocalExecutor
 from pipeline.learning.device import Machine
@@ -39,7 +40,7 @@ def test_address_without_the_ray_executor_is_rejected():
         ExecutorOptions("local", "auto")
 
 
-def test_a_single_device_needs_no_other_process():
+def test_a_single_slot_needs_no_other_process():
     machine = Machine()
-    with open_executor(ExecutorOptions(), MachineConfig(), machine) as executor:
-        assert executor == LocalExecutor(machine)
+    with open_executor(ExecutorOptions(), MachineConfig(), machine, Slots(("cpu",), 2), 2) as executor:
+        assert executor == LocalExecutor(machine, 2)

@@ -46,7 +46,9 @@ def calls(monkeypatch):
 @pytest.mark.slow
 def test_whole_job_does_everything_once(calls, zip_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(CONFIG + "machine: {num_threads: 1}\n" + f"images: {{cache_dir: {tmp_path}}}\n")
+    (tmp_path / "tiny.yaml").write_text(
+        CONFIG.replace("jobs: 1", "jobs: 1, threads_per_job: 1") + f"images: {{cache_dir: {tmp_path}}}\n"
+    )
     result = workflow.run_all(open_context(CIFAR10, config_path=tmp_path / "tiny.yaml", input_dir=zip_folder))
     loaded = [name.removeprefix("load ") for name in calls if name.startswith("load ")]
     predictions = [name for name in loaded if name.endswith(".npz")]
@@ -63,7 +65,9 @@ def test_whole_job_does_everything_once(calls, zip_folder, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_resumed_job_predicts_nothing_again(calls, zip_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(CONFIG + "machine: {num_threads: 1}\n" + f"images: {{cache_dir: {tmp_path}}}\n")
+    (tmp_path / "tiny.yaml").write_text(
+        CONFIG.replace("jobs: 1", "jobs: 1, threads_per_job: 1") + f"images: {{cache_dir: {tmp_path}}}\n"
+    )
     options = {"config_path": tmp_path / "tiny.yaml", "input_dir": zip_folder}
     first = workflow.run_all(open_context(CIFAR10, **options))
     monkeypatch.setattr("pipeline.executors.fold_job.predict_slice", None)

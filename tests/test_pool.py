@@ -1,12 +1,8 @@
 """Several devices in one machine, each with a process of its own. Here the devices are CPUs."""
 
-import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,10 +14,11 @@ from pipeline.config import CascadeConfig, MachineConfig, MemberConfig
 from pipeline.data.image_cache import prepare_images
 from pipeline.data.source import find_source
 from pipeline.ensemble import Ensemble
-from pipeline.errors import RunError, TrainingError
+from pipeline.errors import TrainingError
+from pipeline.executors.arrangement import Slots, device_names
 from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.executors.local import LocalExecutor
-from pipeline.executors.pool import PoolExecutor, device_names
+from pipeline.executors.pool import PoolExecutor
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.predict import tta_views
 from pipeline.predictions import join
@@ -31,7 +28,8 @@ from pipeline.runs.fold_table import FoldTable
 from pipeline.task import CIFAR10
 
 DISPLAY = ProgressDisplay(Progress(disable=True), 0.0)
-ONE_THREAD = MachineConfig(num_threads=1, autocast="off")
+ONE_THREAD = MachineConfig(threads_per_job=1, autocast="off")
+TWO_SLOTS = Slots(("cpu", "cpu"), 2)
 ENSEMBLE = Ensemble({"net": 0.9}, {"net": 1.0})
 CASCADE = CascadeConfig(calibration_size=12, max_accuracy_drop=0.0, max_forward_passes=4.5)
 MEMBER = MemberConfig.model_validate(
@@ -58,7 +56,11 @@ def one_thread():
 
 
 def jobs_in(folder, member=MEMBER):
-    return [FoldJob("net", member, CIFAR10, n, n, "flip", FoldFolder(folder / str(n))) for n in range(3)]
+    return [FoldJob("net", member, CIFAR10, n, n, "flip", FoldFolder(folder / str(n)), num_threads=1) for n in range(3)]
+
+
+def pool(slots=TWO_SLOTS):
+    return PoolExecutor(slots, ONE_THREAD, Machine(), prediction_threads=1)
 
 
 def run_jobs(executor, folder, data):
@@ -80,7 +82,7 @@ def test_two_devices_give_the_same_bytes_as_one(data, tmp_path, one_thread, capl
     # Independent of what another test's command has set up: each line is captured once.
     monkeypatch.setattr("pipeline.progress.log.handlers", [caplog.handler])
     monkeypatch.setattr("pipeline.progress.log.propagate", False)
-    with PoolExecutor(("cpu", "cpu"), ONE_THREAD) as executor, caplog.at_level("INFO", "pipeline"):
+    with caplog.at_level("INFO", "pipeline"), pool() as executor:
         predictions, cascade, files = run_jobs(executor, tmp_path / "pool", data)
     lines = [record.getMessage() for record in caplog.records]
     local_predictions, local_cascade, local_files = run_jobs(LocalExecutor(one_thread), tmp_path / "local", data)
@@ -89,7 +91,7 @@ def test_two_devices_give_the_same_bytes_as_one(data, tmp_path, one_thread, capl
     assert predictions == local_predictions
     assert sum("stage" not in name and "calibration" not in name for name in files) == 3 * 3
     assert files == local_files
-    assert sum("on cpu: epoch 2/2" in line for line in lines) == 3
+    assert sum("epoch 2/2" in line for line in lines) == 3
     assert sum("validation accuracy" in line for line in lines) == 3
     assert cascade.stats.expected_accuracy_drop is not None
     assert len(cascade.stats.stages) > 1
@@ -103,84 +105,73 @@ def test_user_error_of_a_worker_names_its_job(data, tmp_path):
     optimizer = {"lr": 1e30}
     diverging = MEMBER.model_copy(update={"train": MEMBER.train.model_validate({"epochs": 9, "optimizer": optimizer})})
     with (
-        PoolExecutor(("cpu",), ONE_THREAD) as executor,
+        pool(Slots(("cpu",), 1)) as executor,
         pytest.raises(TrainingError, match=r"^net fold \d: the loss is (nan|inf) at epoch"),
     ):
         executor.train(jobs_in(tmp_path, diverging), stores["train"], table, DISPLAY)
 
 
-def _die(_index, _job):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_killed_worker_is_reported():
-    with (
-        PoolExecutor(("cpu", "cpu"), ONE_THREAD) as executor,
-        pytest.raises(RunError, match="was killed, most often because memory ran out"),
-    ):
-        list(executor.run([(_die, 0, "net fold 0")], print))
-
-
-def _sleep(index, _job):
-    time.sleep(index == 0)
-    return index
-
-
 def test_predictions_keep_the_order_of_their_requests(data, tmp_path, monkeypatch):
-    """The first request takes longest."""
-    requests = [(job, PredictRequest(np.arange(3), tta_views("none"), "all")) for job in jobs_in(tmp_path)]
-    with PoolExecutor(("cpu", "cpu"), ONE_THREAD) as executor:
-        run = executor.run
-        monkeypatch.setattr(
-            executor, "run", lambda tasks, on_message: run([(_sleep, *task[1:3]) for task in tasks], on_message)
-        )
-        results = list(executor.predict(requests, data[0]["test"], DISPLAY))
+    """The slices of the last request are predicted first."""
+    stores, table = data
+    jobs = jobs_in(tmp_path)
+    request = PredictRequest(np.arange(3), tta_views("none"), "all")
+    with pool() as executor:
+        executor.train(jobs, stores["train"], table, DISPLAY)
+        in_order = list(executor.predict([(job, request) for job in jobs], stores["test"], DISPLAY))
+        run = executor._workers.run
+        monkeypatch.setattr(executor._workers, "run", lambda *arguments: reversed(list(run(*arguments))))
+        request = replace(request, stage="again")
+        reversed_order = list(executor.predict([(job, request) for job in jobs], stores["test"], DISPLAY))
 
-    assert results == [0, 1, 2]
-
-
-ENDLESS = """
-import multiprocessing, time
-from pipeline.config import MachineConfig
-from pipeline.executors.pool import PoolExecutor
-
-def sleep(seconds, _job):
-    time.sleep(seconds)
-
-if __name__ == "__main__":
-    with PoolExecutor(("cpu", "cpu"), MachineConfig(num_threads=1)) as executor:
-        sleeps = executor.run([(pow, 1, 2), (sleep, 600, 0)], print)
-        next(sleeps)
-        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-        next(sleeps)
-"""
+    assert [part.logits.tolist() for part in reversed_order] == [part.logits.tolist() for part in in_order]
 
 
-def _is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def test_bars_and_logs_of_workers_are_shown(data, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("pipeline.progress.log.handlers", [caplog.handler])
+    monkeypatch.setattr("pipeline.progress.log.propagate", False)
+    stores, table = data
+    display = RecordingDisplay()
+    with caplog.at_level("INFO", "pipeline"), pool() as executor:
+        executor.train(jobs_in(tmp_path), stores["train"], table, display)
+    lines = [record.getMessage() for record in caplog.records]
 
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_no_worker_outlives_the_main_process(tmp_path):
-    script = tmp_path / "endless.py"
-    script.write_text(ENDLESS)
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ["PYTHONPATH"]])
-    process = subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
+    assert sorted(display.closed) == sorted(display.opened)
+    assert sorted(display.opened) == sorted(
+        f"net fold {n}{part}" for n in range(3) for part in ("", ": validation images")
     )
-    pids = process.stdout.readline().split()
-    process.kill()
-    process.communicate()
-    until = time.monotonic() + 20
-    while any(map(_is_running, pids)) and time.monotonic() < until:
-        time.sleep(0.1)
+    assert all(done == total for done, total in display.last.values())
+    for n in range(3):
+        parts = ("epoch 1/2", "epoch 2/2", "predicted", "validation accuracy")
+        ours = [line for line in lines if line.startswith(f"net fold {n}: ")]
+        assert [part in line for part, line in zip(parts, ours, strict=True)] == [True] * 4
 
-    assert pids
-    assert not any(map(_is_running, pids))
+
+class RecordingDisplay:
+    """A display that remembers its bars."""
+
+    def __init__(self):
+        self.opened, self.closed, self.last = [], [], {}
+
+    @contextmanager
+    def bar(self, title, **_settings):
+        self.opened.append(title)
+        yield RecordingBar(self, title)
+        self.closed.append(title)
+
+    def eta(self):
+        return None
+
+
+class RecordingBar:
+    def __init__(self, display, title):
+        self._display, self._title = display, title
+
+    def __call__(self, done, total):
+        self._display.last[self._title] = done, total
+
+    def set_postfix(self, text):
+        assert text
 
 
 def test_every_cuda_device_is_used(monkeypatch):

@@ -6,7 +6,7 @@ from typing import Protocol
 from pipeline.data.image_store import ImageStore
 from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.predictions import Predictions
-from pipeline.progress import ProgressDisplay
+from pipeline.progress import Display
 from pipeline.runs.fold_table import FoldTable
 
 
@@ -14,13 +14,13 @@ class Executor(Protocol):
     """Runs independent fold jobs; their results are saved in their folders and returned."""
 
     def train(
-        self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: ProgressDisplay
+        self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: Display
     ) -> list[Predictions]:
         """Train folds, each from its last checkpoint; return their out-of-fold predictions in order."""
         ...
 
     def predict(
-        self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: ProgressDisplay
+        self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: Display
     ) -> Generator[Predictions, None, None]:
         """Yield the predictions of each request, in order; slices that are saved already are not predicted again."""
         ...

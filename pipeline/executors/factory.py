@@ -6,9 +6,10 @@ from typing import Literal
 
 from pipeline.config import MachineConfig
 from pipeline.errors import ConfigError
+from pipeline.executors.arrangement import Slots
 from pipeline.executors.executor import Executor
 from pipeline.executors.local import LocalExecutor
-from pipeline.executors.pool import PoolExecutor, device_names
+from pipeline.executors.pool import PoolExecutor
 from pipeline.learning.device import Machine
 
 ExecutorName = Literal["local", "ray"]
@@ -28,13 +29,17 @@ class ExecutorOptions:
 
 
 def open_executor(
-    options: ExecutorOptions, config: MachineConfig, machine: Machine
+    options: ExecutorOptions, config: MachineConfig, machine: Machine, slots: Slots, prediction_threads: int
 ) -> AbstractContextManager[Executor]:
-    """Return an executor for a `with` block. Raises ConfigError if Ray is requested and not installed."""
+    """Return an executor for a `with` block. Raises ConfigError if Ray is requested and not installed.
+
+    `slots` and `prediction_threads` are those of this machine; a cluster has its own.
+    """
     if options.executor == "ray":
         return _ray_executor(config, options.address)
-    devices = device_names(machine)
-    return PoolExecutor(devices, config) if len(devices) > 1 else nullcontext(LocalExecutor(machine))
+    if len(slots.devices) > 1:
+        return PoolExecutor(slots, config, machine, prediction_threads)
+    return nullcontext(LocalExecutor(machine, prediction_threads))
 
 
 def _ray_executor(config: MachineConfig, address: str | None) -> AbstractContextManager[Executor]:

@@ -1,7 +1,7 @@
 """One member of the ensemble on one fold: train a model, predict its validation images, predict test images."""
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -14,14 +14,15 @@ from pipeline.config import MemberConfig
 from pipeline.data.image_store import ImageStore
 from pipeline.executors.checkpoint_timer import CheckpointTimer
 from pipeline.learning.device import Machine
-from pipeline.learning.flops import fold_compute, forward_flops, training_flops
+from pipeline.learning.flops import fold_compute, forward_flops, training_flops, training_memory
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.linear_head import FrozenFeatures, train_linear_head
 from pipeline.learning.predict import TTA, TTAView, for_inference, predict, predict_logits
 from pipeline.learning.train import build_model, train_fold
 from pipeline.learning.train_state import EpochRecord, TrainState, UnfinishedEpoch
 from pipeline.predictions import Predictions, join
-from pipeline.progress import ProgressCallback, ProgressDisplay, log, no_progress
+from pipeline.progress import Display, ProgressCallback, log, no_progress
+from pipeline.results import job_name
 from pipeline.runs.checkpoint import Checkpoint
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
@@ -55,20 +56,26 @@ class FoldJob:
     tta: TTA
     folder: FoldFolder
     tensorboard: bool = False
+    num_threads: int = 0
+    """Of the training; 0: as many as this process has."""
 
     def __str__(self) -> str:
-        return f"{self.member_name} fold {self.fold}"
+        return job_name(self.member_name, self.fold)
 
     def training_flops(self, table: FoldTable) -> float:
         """Return the FLOPs of its training."""
         return training_flops(self.member, self.task, table.num_training_images(self.fold))
+
+    def training_memory(self, table: FoldTable) -> int:
+        """Return about how many bytes a process takes that trains it."""
+        return training_memory(self.member, self.task, table.num_training_images(self.fold))
 
     def prediction_flops(self, num_images: int, request: PredictRequest) -> float:
         """Return the FLOPs of predicting some images with the views of a request."""
         return num_images * forward_flops(self.member, self.task) * len(request.views)
 
     def train(
-        self, machine: Machine, store: ImageStore, table: FoldTable, display: ProgressDisplay
+        self, machine: Machine, store: ImageStore, table: FoldTable, display: Display
     ) -> Generator[EpochRecord | Predictions, None, None]:
         """Train (resuming from the last checkpoint), predict the validation images, save.
 
@@ -94,7 +101,6 @@ class FoldJob:
                 last = state.history[-1]
                 tracker.add(last.to_row())
                 bar.set_postfix(f"loss {last.loss:.3f}, accuracy {last.accuracy:.3f}")
-                self.log_epoch(last, display)
                 yield last
         model, spec = build_model(self.member, self.task, machine.device, state.weights())
         predictions = self._predict_validation(
@@ -105,6 +111,22 @@ class FoldJob:
         self.folder.finish(state.rows(), state.weights(), predictions)
         self.log_accuracy(predictions, table)
         yield predictions
+
+    def train_to_end(
+        self,
+        machine: Machine,
+        store: ImageStore,
+        table: FoldTable,
+        display: Display,
+        on_epoch: Callable[[EpochRecord], None],
+    ) -> Predictions:
+        """Train as `train` does; call `on_epoch` with each epoch, and return the out-of-fold predictions."""
+        with closing(self.train(machine, store, table, display)) as results:
+            for result in results:
+                if isinstance(result, Predictions):
+                    return result
+                on_epoch(result)
+        raise AssertionError("train ends with predictions")
 
     def _states(
         self,
@@ -135,7 +157,7 @@ class FoldJob:
             on_progress=on_progress,
         )
 
-    def log_epoch(self, record: EpochRecord, display: ProgressDisplay, node: str = "") -> None:
+    def log_epoch(self, record: EpochRecord, display: Display, node: str = "") -> None:
         """Log an epoch with the time left."""
         epochs = self.member.num_epochs
         left = timedelta(seconds=round((epochs - record.epoch) * record.seconds))
@@ -180,7 +202,7 @@ class FoldJob:
         return for_inference(model, machine), spec
 
     def predict_test(
-        self, machine: Machine, store: ImageStore, request: PredictRequest, display: ProgressDisplay
+        self, machine: Machine, store: ImageStore, request: PredictRequest, display: Display
     ) -> Predictions:
         """Return the logits of a request, saved slice by slice; slices that are saved already are only loaded."""
         slices, missing = self.load_slices(store, request)
@@ -194,7 +216,7 @@ class FoldJob:
         store: ImageStore,
         request: PredictRequest,
         missing: dict[int, NDArray[np.int64]],
-        display: ProgressDisplay,
+        display: Display,
     ) -> dict[int, Predictions]:
         start, (model, spec) = time.perf_counter(), self.load_for_inference(machine)
         total, done, slices = sum(map(len, missing.values())), 0, {}
@@ -234,7 +256,7 @@ class FoldJob:
         spec: InputSpec,
         ids: NDArray[np.int64],
         images: NDArray[np.uint8],
-        display: ProgressDisplay,
+        display: Display,
     ) -> Predictions:
         start = time.perf_counter()
         with display.bar(f"{self}: validation images") as bar:

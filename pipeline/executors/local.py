@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from pipeline.data.image_store import ImageStore
 from pipeline.executors.fold_job import FoldJob, PredictRequest
-from pipeline.learning.device import Machine
+from pipeline.learning.device import Machine, threads
 from pipeline.predictions import Predictions
-from pipeline.progress import ProgressDisplay
+from pipeline.progress import Display
 from pipeline.runs.fold_table import FoldTable
 
 
@@ -16,17 +16,24 @@ class LocalExecutor:
     """Runs jobs sequentially in this process."""
 
     machine: Machine
+    prediction_threads: int = 0
+    """0: as many as the process has."""
 
     def train(
-        self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: ProgressDisplay
+        self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: Display
     ) -> list[Predictions]:
         """Train folds sequentially."""
-        results = [result for job in jobs for result in job.train(self.machine, store, table, display)]
-        return [result for result in results if isinstance(result, Predictions)]
+        return [self._train(job, store, table, display) for job in jobs]
 
     def predict(
-        self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: ProgressDisplay
+        self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: Display
     ) -> Generator[Predictions, None, None]:
         """Predict sequentially."""
         for job, request in requests:
-            yield job.predict_test(self.machine, store, request, display)
+            with threads(self.prediction_threads):
+                predictions = job.predict_test(self.machine, store, request, display)
+            yield predictions
+
+    def _train(self, job: FoldJob, store: ImageStore, table: FoldTable, display: Display) -> Predictions:
+        with threads(job.num_threads):
+            return job.train_to_end(self.machine, store, table, display, lambda record: job.log_epoch(record, display))

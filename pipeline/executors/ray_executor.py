@@ -27,8 +27,9 @@ from pipeline.executors import ray_worker
 from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.executors.ray_retry import RetryingTasks, first_line
 from pipeline.executors.remote_progress import remote_progress
-from pipeline.predictions import Predictions, join
-from pipeline.progress import ProgressDisplay, log
+from pipeline.executors.slices import Slices
+from pipeline.predictions import Predictions
+from pipeline.progress import Display, log
 from pipeline.runs.fold_folder import OUT_OF_FOLD, WEIGHTS
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.prediction_files import parse_predictions
@@ -44,8 +45,8 @@ class RayExecutor:
 
     def __init__(self, config: MachineConfig, address: str | None) -> None:
         # The same number of threads on all nodes: the results depend on it.
-        num_threads = config.num_threads or available_cores()
-        self._config = config.model_copy(update={"num_threads": num_threads})
+        num_threads = available_cores() if config.threads_per_job == "auto" else config.threads_per_job
+        self._config = config.model_copy(update={"threads_per_job": num_threads})
         self._address = address
         self._resources: dict[str, float] = {"num_cpus": num_threads}
         self._node_names: dict[str, str] = {}
@@ -71,7 +72,7 @@ class RayExecutor:
             shutil.rmtree(self._results_dir, ignore_errors=True)
 
     def train(
-        self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: ProgressDisplay
+        self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: Display
     ) -> list[Predictions]:
         """Train all folds, as many at a time as resources allow; each epoch's checkpoint is saved on the driver."""
         images, table_ref = self._put_images(store), ray.put(table)
@@ -94,13 +95,13 @@ class RayExecutor:
         return [results[str(job)] for job in jobs]
 
     def predict(
-        self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: ProgressDisplay
+        self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: Display
     ) -> Generator[Predictions, None, None]:
         """Predict all slices, as many at a time as resources allow."""
         slices, tasks = [], {}
         for request_index, (job, request) in enumerate(requests):
             saved, missing = job.load_slices(store, request)
-            slices.append(_Slices(saved, len(missing)))
+            slices.append(Slices(saved, len(missing)))
             for index, rows in missing.items():
                 tasks[f"{job} {request.stage} slice {index}"] = (request_index, index, replace(request, rows=rows))
         next_request = 0
@@ -118,7 +119,7 @@ class RayExecutor:
         requests: Sequence[tuple[FoldJob, PredictRequest]],
         tasks: Mapping[str, tuple[int, int, PredictRequest]],
         store: ImageStore,
-        display: ProgressDisplay,
+        display: Display,
     ) -> Generator[tuple[int, int, Predictions], None, None]:
         """Run tasks (index of the request, index of the slice, its rows); yield their predictions as they arrive."""
         images = self._put_images(store)
@@ -190,7 +191,7 @@ class RayExecutor:
         if max((node["Resources"].get("CPU", 0) for node in nodes), default=0) < self._resources["num_cpus"]:
             raise ConfigError(
                 f"a job needs {self._resources['num_cpus']:.0f} threads, but no node has that many cores; set "
-                "machine.num_threads to the number of cores of a node"
+                "machine.threads_per_job to the number of cores of a node"
             )
         describe, references = ray.remote(ray_worker.describe_node), {}
         for node in nodes:
@@ -220,26 +221,6 @@ class RayExecutor:
                 + "\n  ".join(mismatches)
             )
         log.info("cluster nodes (%d): %s", len(self._node_names), ", ".join(sorted(self._node_names.values())))
-
-
-class _Slices:
-    """The predictions of a request, until all its slices have arrived."""
-
-    def __init__(self, saved: dict[int, Predictions], num_missing: int) -> None:
-        self._parts, self._num_missing = saved, num_missing
-
-    @property
-    def is_complete(self) -> bool:
-        return self._num_missing == 0
-
-    def add(self, index: int, predictions: Predictions) -> None:
-        self._parts[index] = predictions
-        self._num_missing -= 1
-
-    def join(self) -> Predictions:
-        """Return all predictions, and release them."""
-        parts, self._parts = self._parts, {}
-        return join(list(parts.values()))
 
 
 def _check_reachable(address: str | None) -> None:

@@ -2,8 +2,10 @@
 
 import ctypes
 import platform
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -39,7 +41,8 @@ def set_up_machine(config: MachineConfig, *, is_driver: bool = False) -> Machine
         raise ConfigError("machine.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("machine.device is mps, but PyTorch finds no Metal device; set it to auto or cpu")
-    torch.set_num_threads(_num_threads(config, is_driver=is_driver))
+    torch.set_num_threads(_at_most_four_per_core("threads_per_job", config.threads_per_job, is_driver=is_driver))
+    _at_most_four_per_core("jobs", config.jobs, is_driver=is_driver)
     # Denormals make convolutions on a CPU many times slower (pytorch issue 23862).
     torch.set_flush_denormal(True)
     if device.type == "cpu":
@@ -55,16 +58,29 @@ def set_up_machine(config: MachineConfig, *, is_driver: bool = False) -> Machine
     )
 
 
-def _num_threads(config: MachineConfig, *, is_driver: bool) -> int:
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Use a number of threads for torch's operations while the block runs; 0: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _at_most_four_per_core(key: str, configured: int | Literal["auto"], *, is_driver: bool) -> int:
+    """Return a configured number; if it is auto, that of the cores. Raises ConfigError."""
     # torch itself respects neither CPU affinity nor container limits.
     cores = available_cores()
     largest = MAX_THREADS_PER_CORE * cores
-    if config.num_threads > largest and not is_driver:
+    number = cores if configured == "auto" else configured
+    if number > largest and not is_driver:
         raise ConfigError(
-            f"machine.num_threads is {config.num_threads}, expected at most {MAX_THREADS_PER_CORE} per core, and this "
-            f"process may use {cores} cores; set it to 0 for one thread per core"
+            f"machine.{key} is {number}, expected at most {MAX_THREADS_PER_CORE} per core, and this process may use "
+            f"{cores} cores; set it to auto"
         )
-    return min(config.num_threads or cores, largest)
+    return min(number, largest)
 
 
 def _keep_freed_memory() -> None:
@@ -73,12 +89,21 @@ def _keep_freed_memory() -> None:
     By default it maps and unmaps each large block of activations, and the kernel zeroes its pages every time: a fifth
     of a training step.
     """
+    _call_glibc("mallopt", _M_MMAP_MAX, 0)
+    _call_glibc("mallopt", _M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def release_freed_memory() -> None:
+    """Return the freed memory that glibc has kept so far to the system, for other processes."""
+    _call_glibc("malloc_trim", 0)
+
+
+def _call_glibc(function: str, *arguments: int) -> None:
+    """Call a function of the C library if that is glibc."""
     if platform.libc_ver()[0] == "glibc":
-        # A preloaded malloc may have no mallopt, and a static Python can't be searched for it.
+        # A preloaded malloc may lack it, and a static Python can't be searched for it.
         with suppress(AttributeError, OSError):
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(_M_MMAP_MAX, 0)
-            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+            getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 def _best_device() -> str:

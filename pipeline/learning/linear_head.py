@@ -29,8 +29,7 @@ class FrozenFeatures:
     """Features of a store's images by a frozen model, computed at the first use and kept for the other folds."""
 
     def __init__(self) -> None:
-        self._key: tuple[Any, ...] = ()
-        self._features: Features = np.empty((0, 0, 0), np.float32)
+        self._cached: tuple[tuple[Any, ...], Features] | None = None
 
     def get(
         self,
@@ -43,9 +42,13 @@ class FrozenFeatures:
     ) -> Features:
         """Return float32 [views, N, features] of uint8 images [N, height, width, 3] with a checksum."""
         key = member.model.model_dump_json(), checksum, machine
-        if key != self._key:
-            self._features, self._key = extract_features(member, task, images, machine, on_progress), key
-        return self._features
+        if self._cached is None or self._cached[0] != key:
+            self._cached = key, extract_features(member, task, images, machine, on_progress)
+        return self._cached[1]
+
+    def release(self) -> None:
+        """Free their memory."""
+        self._cached = None
 
 
 def extract_features(

@@ -19,15 +19,14 @@ PACKAGES = (
 )
 
 
-def describe_environment(num_threads: int, device: str, autocast: bool) -> dict[str, Any]:
-    """Return date, versions, processor, threads, precision and commit; no names of users, hosts or paths."""
+def describe_environment(device: str, autocast: bool) -> dict[str, Any]:
+    """Return date, versions, processor, precision and commit; no names of users, hosts or paths."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "device": device,
-        "num_threads": num_threads,
         "precision": "bf16" if autocast else "float32",
         "packages": package_versions(),
         "commit": _commit(),

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from pipeline.ledger import SUBMISSIONS
 from pipeline.locks import LockedError, file_lock
 from pipeline.predictions import CascadePredictions, Predictions
 from pipeline.progress import log
-from pipeline.results import CascadeStats, Metrics, Result, StageTime
+from pipeline.results import Arrangement, CascadeStats, Metrics, Result, StageTime
 from pipeline.runs.checksums import CHECKSUMS_JSON, Checksums
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
@@ -30,6 +30,7 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 RESERVED_NAMES = ("ledger.json", "index.html")  # files in submissions/
 ResultType = TypeVar("ResultType", bound=Result)
 METRICS, ENSEMBLE, CASCADE, TIMES = "metrics.json", "ensemble.json", "cascade.json", "times.json"
+ARRANGEMENT = "arrangement.json"
 
 
 def check_run_name(name: str) -> None:
@@ -179,6 +180,25 @@ class RunFolder:
         except (OSError, ValueError):
             log.warning("%s is corrupted; the times of earlier commands are lost", path)
             return []
+
+    def arrangement(self, names: Sequence[str] = ()) -> Arrangement:
+        """Return with how many threads the jobs so far computed; none, after a warning, if the file is corrupted.
+
+        Runs of earlier versions have no such file: all their jobs, whose `names` are given, had the same number.
+        """
+        path = self.path / ARRANGEMENT
+        if not path.exists():
+            number = self.environment().get("num_threads", 0)
+            return Arrangement(training=dict.fromkeys(names, number) if number else {}, prediction=number)
+        try:
+            return Arrangement.model_validate_json(path.read_bytes())
+        except (OSError, ValueError):
+            log.warning("%s is corrupted; the number of threads may change", path)
+            return Arrangement()
+
+    def save_arrangement(self, arrangement: Arrangement) -> None:
+        """Save with how many threads the jobs compute."""
+        self.save_json(ARRANGEMENT, arrangement.model_dump())
 
     def save_json(self, name: str, value: Any) -> None:
         """Write a JSON file, atomically."""

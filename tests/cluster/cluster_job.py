@@ -17,7 +17,7 @@ members:
     train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
 folds: {num_folds: 3}
 predict: {cascade: {calibration_size: 20}}
-machine: {num_threads: 1}
+machine: {threads_per_job: 1}
 """
 
 

@@ -158,7 +158,7 @@ def test_user_error_of_a_node_is_reported_and_not_retried(cluster, tmp_path):
     ("options", "message"),
     [
         (("--address", "127.0.0.1:1"), r"error: no Ray cluster at 127\.0\.0\.1:1"),
-        (("--set", "machine.num_threads=64"), r"error: a job needs 64 threads, but no node has that many cores"),
+        (("--set", "machine.threads_per_job=64"), r"error: a job needs 64 threads, but no node has that many cores"),
         (
             ("--set", "machine.shared_dir=nowhere"),
             r"error: machine\.shared_dir: no folder can be created in nowhere: does not exist",
@@ -188,7 +188,7 @@ def connect(cluster, **settings):
     from pipeline.config import MachineConfig
     from pipeline.executors.ray_executor import RayExecutor
 
-    with RayExecutor(MachineConfig(num_threads=1, **settings), cluster.address):
+    with RayExecutor(MachineConfig(threads_per_job=1, **settings), cluster.address):
         pass
 
 

@@ -26,7 +26,7 @@ members:
     train: {epochs: 4, batch_size: 16, ema_decay: 0.5, optimizer: {muon: {lr: 0.1}}}
 folds: {num_folds: 2}
 predict: {cascade: {calibration_size: 20}}
-machine: {num_threads: 1}
+machine: {jobs: 1, threads_per_job: 1}
 """
 # The files of a finished run that are reproducible byte for byte; the others contain times.
 RESULTS = ("submission.csv", "test_predictions.npz", "folds.csv", "ensemble.json", "cascade.json")
