@@ -48,8 +48,10 @@ fuzz: $(VENV)/.installed-dev
 	PYTHONPATH=. FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzz
 
 bench: $(VENV)/.installed-cluster
+	PYTHONPATH=. $(BIN)/python benchmarks/start_up.py
 	PYTHONPATH=. $(BIN)/python benchmarks/training.py
 	PYTHONPATH=. $(BIN)/python benchmarks/finetuning.py
+	PYTHONPATH=. $(BIN)/python benchmarks/jobs.py
 	PYTHONPATH=. $(BIN)/python benchmarks/prediction.py
 	PYTHONPATH=. $(BIN)/python benchmarks/decoding.py $(INPUT)
 	PYTHONPATH=. $(BIN)/python benchmarks/cluster.py

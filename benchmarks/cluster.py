@@ -32,7 +32,7 @@ from pipeline.task import CIFAR10
 
 NUM_EMPTY, NUM_FOLDS, SECONDS = 1000, 4, 8.0
 NUM_TRAIN = 6000  # so that an epoch lasts seconds: its checkpoint is transferred, and real epochs take a minute
-MACHINE = MachineConfig(num_threads=1)
+MACHINE = MachineConfig(threads_per_job=1)
 MEMBER = MemberConfig(
     model=ModelConfig(name="airbench94_small"),
     train=TrainConfig(epochs=1, batch_size=256, optimizer=OptimizerConfig(muon=MuonConfig(lr=0.1))),
