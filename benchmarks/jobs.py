@@ -3,8 +3,7 @@
 import multiprocessing
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -64,31 +63,28 @@ def multiply() -> None:
 
 
 @contextmanager
-def busy_program(is_busy: bool) -> Iterator[None]:
-    """Run a program that uses both cores while the block runs, if there is to be one."""
-    process: BaseProcess | None = CONTEXT.Process(target=multiply) if is_busy else None
+def busy_program() -> Iterator[None]:
+    """Run a program that uses both cores while the block runs."""
+    process = CONTEXT.Process(target=multiply)
+    process.start()
     try:
-        if process is not None:
-            process.start()
-            time.sleep(5)
+        time.sleep(5)
         yield
     finally:
-        if process is not None:
-            process.terminate()
-            process.join()
+        process.terminate()
+        process.join()
 
 
 def main() -> None:
     """Print the speeds of both and their ratio."""
-    for is_busy in (False, True):
-        with busy_program(is_busy):
+    for where, program in (("alone", nullcontext()), ("beside a busy program", busy_program())):
+        with program:
             for name in CONFIG_NAMES:
                 seconds: dict[str, list[float]] = {"one": [], "two": []}
                 for _ in range(NUM_ROUNDS):
                     seconds["one"].append(1 / images_per_second(name, 1, 2))
                     seconds["two"].append(1 / images_per_second(name, 2, 1))
                 one, two = (1 / min(seconds[key]) for key in ("one", "two"))
-                where = "beside a busy program" if is_busy else "alone"
                 speedup = ratio(seconds, "one", "two")
                 print(f"{name}, {where}: one process {one:,.0f} images/s, two {two:,.0f}; ratio {speedup}", flush=True)
 

@@ -2,17 +2,17 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from pipeline.executors.fold_job import FoldJob
+from pipeline.executors.workers import Send
 from pipeline.learning.train_state import EpochRecord
 from pipeline.progress import Display, DisplayedBar, ProgressCallback
 from pipeline.runs.fold_table import FoldTable
 
 UPDATE_INTERVAL = 0.2  # seconds between two updates of a forwarded bar
-Send = Callable[..., None]  # called with picklable values
 
 
 class ForwardedDisplay:
