@@ -98,6 +98,9 @@ class MuonConfig(BaseConfig):
     momentum: float = Field(0.6, ge=0, lt=1)
     ns_steps: int = Field(3, ge=1, le=10)
     """Newton-Schulz iterations per step."""
+    ns_coefficients: Literal["original", "quintic", "polar_express"] = "quintic"
+    """Of the Newton-Schulz polynomial, by timm's names: `original` has the same in each iteration (airbench94_muon),
+    the others have their own in each."""
     normalize_filters: bool = True
     """Before each step, rescale each convolution's weight to the norm sqrt(output channels) (airbench94_muon)."""
 

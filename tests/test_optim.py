@@ -124,6 +124,24 @@ def test_muon_step_has_the_size_of_its_learning_rate():
     assert torch.linalg.svdvals(update).max() < 1.5
 
 
+def test_muon_uses_the_configured_newton_schulz_coefficients():
+    a, b, c = 3.4445, -4.7750, 2.0315  # airbench94_muon
+    torch.manual_seed(0)
+    weight = torch.nn.Linear(16, 8, bias=False)
+    config = {"lr": 0.1, "ns_steps": 3, "ns_coefficients": "original", "normalize_filters": False}
+    muon = make_optimizers(weight, OptimizerConfig(muon=config))["muon"]
+    weight.weight.grad = torch.randn_like(weight.weight)
+    before = weight.weight.detach().clone()
+    singular_values = torch.linalg.svdvals(weight.weight.grad) / weight.weight.grad.norm()
+    for _ in range(3):
+        singular_values = a * singular_values + b * singular_values**3 + c * singular_values**5
+    muon.step()
+
+    update = (before - weight.weight.detach()) / 0.1
+    # In bf16.
+    assert torch.linalg.svdvals(update).tolist() == pytest.approx(sorted(singular_values.tolist(), reverse=True), abs=0.03)
+
+
 X, Y = torch.randn(6, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24).reshape(6, 4) % 10
 
 

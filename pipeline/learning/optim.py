@@ -195,6 +195,7 @@ def _make_muon(parameters: list[nn.Parameter], config: MuonConfig) -> Muon:
         momentum=config.momentum,
         nesterov=True,
         ns_steps=config.ns_steps,
+        ns_coefficients=config.ns_coefficients,
         adjust_lr_fn=None,
     )
 
