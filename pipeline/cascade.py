@@ -48,12 +48,14 @@ def predict_cascade(
     *,
     config: CascadeConfig | None,
     seed: int,
+    fold_jobs: Sequence[FoldJob],
     out_of_fold: Predictions,
 ) -> CascadePredictions:
-    """Predict the test images with the fold models of all members that have a weight in the ensemble.
+    """Predict the test images with the models `jobs` of all members that have a weight in the ensemble.
 
     With a cascade config, images exit early; the accuracy drop is estimated for images distributed like `out_of_fold`,
-    the ensemble's out-of-fold predictions. Without one, or with few test images, every image gets the full ensemble.
+    the ensemble's out-of-fold predictions, which the models of `fold_jobs` made. Without one, or with few test images,
+    every image gets the full ensemble.
     """
     predictor = _EnsemblePredictor(jobs, ensemble, store, executor, display)
     num_images = len(store.ids)
@@ -61,7 +63,10 @@ def predict_cascade(
         return _predict_full(predictor)
     stages = plan_stages(len(predictor.jobs), predictor.jobs[0].tta)
     sample = np.sort(np.random.default_rng(seed).permutation(num_images)[: config.calibration_size])
-    fit = _fit_thresholds(predictor, stages, sample, config.max_accuracy_drop, out_of_fold)
+    first_fold = _EnsemblePredictor(
+        [j for j in fold_jobs if j.fold == fold_jobs[0].fold], ensemble, store, executor, display
+    )
+    fit = _fit_thresholds(predictor, first_fold, stages, sample, config.max_accuracy_drop, out_of_fold)
     return _predict_with_exits(predictor, stages, sample, fit, config)
 
 
@@ -167,6 +172,7 @@ def _log_and_pack(
 
 def _fit_thresholds(
     predictor: "_EnsemblePredictor",
+    first_fold: "_EnsemblePredictor",
     stages: Sequence[Stage],
     sample: NDArray[np.int64],
     max_accuracy_drop: float,
@@ -179,7 +185,7 @@ def _fit_thresholds(
     ]
     # Out of fold, each image is predicted by the models of one fold: compare with those of one fold on the sample.
     validation_margins = margins(to_probabilities(out_of_fold.logits))
-    image_weights = importance_weights(validation_margins, margins(predictor.first_fold_probabilities()))
+    image_weights = importance_weights(validation_margins, margins(predictor.probabilities_by(first_fold, sample)))
     thresholds = fit_exit_thresholds(stage_probabilities, max_accuracy_drop, image_weights)
     agreement = predictor.agreement()
     predictor.reset()
@@ -187,9 +193,10 @@ def _fit_thresholds(
 
 
 class _EnsemblePredictor:
-    """The trained models in the order of the cascade: fold by fold, in each the member of the largest weight first.
+    """The trained models in the order of the cascade: refits first, as they are the best ones, then fold by fold.
 
-    Keeps each model's logits of the images that later stages may need, and no more.
+    In each, the member of the largest weight comes first. Keeps each model's logits of the images that later stages may
+    need, and no more.
     """
 
     def __init__(
@@ -202,7 +209,15 @@ class _EnsemblePredictor:
     ) -> None:
         member_weights = ensemble.weights
         used = [job for job in jobs if member_weights[job.member_name] > MIN_WEIGHT]
-        self.jobs = sorted(used, key=lambda job: (job.fold, -member_weights[job.member_name], job.member_name))
+        self.jobs = sorted(
+            used,
+            key=lambda job: (
+                job.fold is not None,
+                job.refit if job.fold is None else job.fold,
+                -member_weights[job.member_name],
+                job.member_name,
+            ),
+        )
         self.store = store
         self._ensemble, self._executor, self._display = ensemble, executor, display
         self.reset()
@@ -241,10 +256,19 @@ class _EnsemblePredictor:
         ids = self.store.ids[rows]
         self._parts = [[(weight, part.select(ids)) for weight, part in parts] for parts in self._parts]
 
-    def first_fold_probabilities(self) -> Probabilities:
-        """Return the ensemble's probabilities by the models of the first fold alone."""
-        first = [model for model, job in enumerate(self.jobs) if job.fold == self.jobs[0].fold]
-        return self._ensemble.probabilities((self.jobs[model].member_name, self._mean(model)) for model in first)[1]
+    def probabilities_by(self, others: "_EnsemblePredictor", rows: NDArray[np.int64]) -> Probabilities:
+        """Return the ensemble's probabilities of some images by the models of `others` alone, with all TTA views.
+
+        These images must have passed all stages. Models that are not among this predictor's run on them now.
+        """
+        names = [str(job) for job in self.jobs]
+        if all(str(job) in names for job in others.jobs):
+            models = [names.index(str(job)) for job in others.jobs]
+            return self._ensemble.probabilities((self.jobs[model].member_name, self._mean(model)) for model in models)[
+                1
+            ]
+        (stage,) = plan_full_ensemble(len(others.jobs), others.jobs[0].tta)
+        return others.run_stage(stage, CALIBRATION, rows, keep_logits=False)
 
     def agreement(self) -> Agreement:
         """Return the agreement of each pair of models; every stage must have run on the same images."""

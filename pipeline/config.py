@@ -48,6 +48,34 @@ class FoldsConfig(BaseConfig):
     num_folds: int = Field(5, ge=2, le=100)
     group_duplicates: bool = True
     """Keep near-duplicate images in one fold: across folds they would leak training images into validation."""
+    train: tuple[int, ...] | None = Field(None, min_length=1)
+    """The folds, from 0, that are trained, for example `[0]`; null: all. Scores are those of their images."""
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The folds that are trained."""
+        return tuple(range(self.num_folds)) if self.train is None else self.train
+
+    @model_validator(mode="after")
+    def _require_existing_folds(self) -> "FoldsConfig":
+        if self.train is not None:
+            if list(self.train) != sorted(set(self.train)):
+                raise ValueError(f"folds.train is {list(self.train)}, expected different folds in ascending order")
+            if not 0 <= self.train[0] <= self.train[-1] < self.num_folds:
+                raise ValueError(
+                    f"folds.train is {list(self.train)}, expected folds from 0 to {self.num_folds - 1}, as there are "
+                    f"{self.num_folds}"
+                )
+        return self
+
+
+class RefitConfig(BaseConfig):
+    """Models that are trained on all training images, after the folds have given an honest score."""
+
+    models: int = Field(0, ge=0, le=100)
+    """Models of each member, trained alike but for their seeds; 0: the fold models alone predict the test images."""
+    with_folds: bool = False
+    """true: the fold models predict the test images too; every model of a member then has the same weight."""
 
 
 class ModelConfig(BaseConfig):
@@ -283,7 +311,7 @@ class CascadeConfig(BaseConfig):
     """Expected loss of accuracy against the full ensemble, on images distributed like the validation images."""
     max_forward_passes: float = Field(8.0, gt=0, le=1e6)
     """Compute budget: mean forward passes (models x TTA views) per image; the test set may be out of distribution."""
-    calibration_size: int = Field(2000, ge=10)
+    calibration_size: int = Field(5000, ge=10)
     """Test images that get the full ensemble, to fit the exit thresholds."""
 
 
@@ -343,6 +371,7 @@ class Config(BaseConfig):
     seed: int = Field(0, ge=0, lt=2**32)
     images: ImagesConfig = ImagesConfig()
     folds: FoldsConfig = FoldsConfig()
+    refit: RefitConfig = RefitConfig()
     members: dict[FolderName, MemberConfig] = Field(default={"airbench94": MemberConfig()}, min_length=1)
     predict: PredictConfig = PredictConfig()
     machine: MachineConfig = MachineConfig()

@@ -105,7 +105,16 @@ def runs_table(rows: Sequence[RunRow]) -> Table:
         minutes = f"{row.minutes:.1f}" if row.minutes is not None else ""
         if row.status not in ("", "complete"):
             scores[0] = row.status
-        table.add_row(row.run, row.config, row.members, str(row.folds), cv, minutes, *scores, row.date)
+        table.add_row(
+            row.run,
+            row.config,
+            row.members,
+            f"{row.folds} + {row.refits} refits" if row.refits else str(row.folds),
+            cv,
+            minutes,
+            *scores,
+            row.date,
+        )
     return table
 
 
@@ -114,14 +123,19 @@ def _member_lines(name: str, member: MemberMetrics) -> list[str]:
     compute = member.compute
     if member.folds:
         lines.append(
-            f"{name}: {len(member.folds)} folds trained, {compute.training_seconds / 60:.1f} min, "
+            f"{name}: {_count_trained(member)}, {compute.training_seconds / 60:.1f} min, "
             f"{compute.training_flops / 1e15:.3f} PFLOPs, "
             f"{compute.training_flops / compute.training_seconds / 1e9:.0f} GFLOP/s; "
-            f"prediction {compute.prediction_flops_per_image / 1e9:.3f} GFLOPs per image and fold"
+            f"prediction {compute.prediction_flops_per_image / 1e9:.3f} GFLOPs per image and model"
         )
     if member.out_of_fold is not None:
         lines.append(f"{name} out of fold: {format_scores(member.out_of_fold)}")
     return lines
+
+
+def _count_trained(member: MemberMetrics) -> str:
+    refits = f" and {member.num_refits} refits" if member.num_refits else ""
+    return f"{len(member.folds)} folds{refits} trained"
 
 
 def _ensemble_lines(ensemble: EnsembleMetrics) -> list[str]:

@@ -21,6 +21,7 @@ from pipeline.results import (
     Metrics,
     Scores,
     job_name,
+    refit_name,
 )
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import ENSEMBLE, RunFolder
@@ -32,10 +33,11 @@ FoldPredictions = Mapping[tuple[str, int], Predictions]  # by member and fold
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The cross-validation of a run. Without an ensemble until all folds are trained."""
+    """The cross-validation of a run. Without an ensemble until all its folds are trained."""
 
     metrics: Metrics
     table: FoldTable
+    """Of the images that are predicted out of fold: those of the folds that the run trains."""
     member_predictions: Mapping[str, Predictions]
     """Out-of-fold predictions of the members whose folds are all trained."""
     ensemble: Ensemble | None = None
@@ -51,13 +53,13 @@ def validate(run: RunFolder, task: Task) -> Evaluation:
 
 def load_fold_predictions(run: RunFolder, config: Config) -> dict[tuple[str, int], Predictions]:
     """Return the out-of-fold predictions of all trained folds."""
-    folders = {(name, fold): run.fold(name, fold) for name in config.members for fold in range(config.folds.num_folds)}
+    folders = {(name, fold): run.fold(name, fold) for name in config.members for fold in config.folds.trained}
     return {key: folder.out_of_fold() for key, folder in folders.items() if folder.is_trained}
 
 
 def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predictions: FoldPredictions) -> Evaluation:
     """Score the trained folds and members, fit the ensemble on them, and save metrics.json and ensemble.json."""
-    folds = range(config.folds.num_folds)
+    folds, validated = config.folds.trained, table.only(config.folds.trained)
     members, member_metrics, untrained = {}, {}, []
     for name in config.members:
         trained = {fold: predictions[name, fold] for fold in folds if (name, fold) in predictions}
@@ -68,15 +70,17 @@ def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predi
             folds={fold: _score(part, table) for fold, part in trained.items()},
             compute=_compute(run, config, task, name, trained, table),
             out_of_fold=_score(members[name], table) if name in members else None,
+            num_refits=len(_trained_refits(run, config, name)),
         )
     metrics = Metrics(members=member_metrics, untrained_folds=untrained)
     if untrained:
-        evaluation = Evaluation(metrics, table, members)
+        evaluation = Evaluation(metrics, validated, members)
     else:
-        ensemble = Ensemble.fit({name: part.logits_for(table.ids) for name, part in members.items()}, table.labels)
+        logits = {name: part.logits_for(validated.ids) for name, part in members.items()}
+        ensemble = Ensemble.fit(logits, validated.labels)
         combined = ensemble.combine(members.items())
-        metrics = metrics.model_copy(update={"ensemble": _ensemble_metrics(ensemble, combined, table, task)})
-        evaluation = Evaluation(metrics, table, members, ensemble, combined)
+        metrics = metrics.model_copy(update={"ensemble": _ensemble_metrics(ensemble, combined, validated, task)})
+        evaluation = Evaluation(metrics, validated, members, ensemble, combined)
         run.save_json(ENSEMBLE, ensemble.to_json())
     run.save_metrics(metrics)
     return evaluation
@@ -87,7 +91,7 @@ def load_ensemble_predictions(run: RunFolder) -> Predictions:
     config, ensemble = run.config(), _load_ensemble(run)
     if ensemble.weights.keys() != config.members.keys():
         raise RunError(f"{run.path / ENSEMBLE} has other members than the config; {_validate_again(run)}")
-    folds = range(config.folds.num_folds)
+    folds = config.folds.trained
     members = ((name, join([run.fold(name, fold).out_of_fold() for fold in folds])) for name in config.members)
     return ensemble.combine(members)
 
@@ -99,7 +103,7 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
     """
     predictions = [load_ensemble_predictions(run) for run in (first, second)]
     tables = [run.folds() for run in (first, second)]
-    ids = np.intersect1d(tables[0].ids, tables[1].ids)
+    ids = np.intersect1d(predictions[0].ids, predictions[1].ids)
     labels, other_labels = (table.labels_for(ids) for table in tables)
     if not len(ids) or not np.array_equal(labels, other_labels):
         raise RunError(
@@ -156,21 +160,27 @@ def _ensemble_metrics(ensemble: Ensemble, combined: Predictions, table: FoldTabl
 def _compute(
     run: RunFolder, config: Config, task: Task, name: str, folds: Collection[int], table: FoldTable
 ) -> Compute:
-    folders = {fold: run.fold(name, fold) for fold in folds}
+    refits = _trained_refits(run, config, name)
+    trained = [
+        *((job_name(name, fold), fold, run.fold(name, fold)) for fold in folds),
+        *((refit_name(name, number), None, run.refit(name, number)) for number in refits),
+    ]
     parts = [
         folder.compute() or _fold_compute(config, task, name, table.num_training_images(fold))
-        for fold, folder in folders.items()
+        for _, fold, folder in trained
     ]
     jobs_at_once = run.arrangement().jobs_at_once
     return Compute(
         training_flops=sum(part.training_flops for part in parts),
         training_seconds=sum(
-            epoch["seconds"] / jobs_at_once.get(job_name(name, fold), 1)
-            for fold, folder in folders.items()
-            for epoch in folder.history()
+            epoch["seconds"] / jobs_at_once.get(job, 1) for job, _, folder in trained for epoch in folder.history()
         ),
         prediction_flops_per_image=parts[0].prediction_flops_per_image if parts else 0.0,
     )
+
+
+def _trained_refits(run: RunFolder, config: Config, name: str) -> list[int]:
+    return [number for number in range(config.refit.models) if run.refit(name, number).is_trained]
 
 
 def _fold_compute(config: Config, task: Task, name: str, num_images: int) -> FoldCompute:

@@ -62,6 +62,8 @@ class RunRow:
     config: str
     members: str
     folds: int
+    refits: int
+    """Models of each member that are trained on all training images; `cv` is measured on the folds alone."""
     cv: float | None
     cv_low: float | None
     cv_high: float | None
@@ -129,6 +131,7 @@ def _run_row(folder: Path, uploads: Sequence[Upload]) -> RunRow:
         config=str(environment.get("config", "")),
         members=", ".join(f"{name} (pretrained)" if name in pretrained else name for name in members),
         folds=max((len(member.folds) for member in members.values()), default=0),
+        refits=max((member.num_refits for member in members.values()), default=0),
         cv=scores.accuracy if scores is not None else None,
         cv_low=low,
         cv_high=high,

@@ -34,13 +34,13 @@ class FoldCompute(Result):
 
 
 class Compute(Result):
-    """What the trained folds of a member took."""
+    """What the trained folds and refits of a member took."""
 
     training_flops: float
     training_seconds: float
     """Of this machine: those of a fold that shared it with others are divided by their number."""
     prediction_flops_per_image: float
-    """FLOPs of one image with all TTA views by the model of one fold."""
+    """FLOPs of one image with all TTA views by one model."""
 
 
 class MemberMetrics(Result):
@@ -50,6 +50,8 @@ class MemberMetrics(Result):
     compute: Compute
     out_of_fold: Scores | None = None
     """None until all folds are trained."""
+    num_refits: int = 0
+    """Models that are trained on all training images."""
 
 
 class EnsembleMetrics(Result):
@@ -77,6 +79,11 @@ class Metrics(Result):
 def job_name(member: str, fold: int) -> str:
     """Return the name of a member's job on a fold (from 0), for messages and in an Arrangement."""
     return f"{member} fold {fold}"
+
+
+def refit_name(member: str, number: int) -> str:
+    """Return the name of the job of a member's refit (from 0)."""
+    return f"{member} refit {number}"
 
 
 class Arrangement(Result):

@@ -30,6 +30,7 @@ from pipeline.progress import log
 from pipeline.results import Arrangement
 from pipeline.run_config import find_config
 from pipeline.runs.environment import describe_environment
+from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runs.trackers import require_tensorboard
@@ -84,7 +85,7 @@ class RunContext:
         """How many jobs run side by side on this machine; a cluster has slots of its own."""
         if self.executor.executor == "ray":
             return Slots((str(self.machine.device),), available_cores())
-        jobs = list(self.fold_jobs())
+        jobs = self.jobs
         return find_slots(
             self.config.machine,
             self.machine,
@@ -96,7 +97,7 @@ class RunContext:
         """Return with how many threads some jobs train, and the test images are predicted; the run remembers it."""
         if self.executor.executor == "ray":
             return Arrangement()
-        recorded = self.run.arrangement([str(job) for job in self.fold_jobs()])
+        recorded = self.run.arrangement([str(job) for job in self.jobs])
         alone = [str(job) for job in jobs if job.member.head == "linear"]
         arrangement = arrange([str(job) for job in jobs], recorded, self.config.machine, self.slots, alone=alone)
         self.run.save_arrangement(arrangement)
@@ -116,20 +117,35 @@ class RunContext:
             for key, path in ((f"{name}_weights", path) for name, path in paths.items() if path is not None)
         }
 
+    @property
+    def jobs(self) -> list[FoldJob]:
+        """All that is trained: the folds of every member, then the refits."""
+        return [*self.fold_jobs(), *self.refit_jobs()]
+
+    @property
+    def test_jobs(self) -> list[FoldJob]:
+        """The models that predict the test images."""
+        if not self.config.refit.models:
+            return list(self.fold_jobs())
+        return [*self.refit_jobs(), *(self.fold_jobs() if self.config.refit.with_folds else ())]
+
     def fold_jobs(self) -> Iterator[FoldJob]:
-        """Yield a job for every fold of every member."""
-        for name, member in self.config.members.items():
-            for fold in range(self.config.folds.num_folds):
-                yield FoldJob(
-                    name,
-                    member,
-                    self.task,
-                    fold,
-                    fold_seed(self.config.seed, name, fold),
-                    self.config.predict.tta,
-                    self.run.fold(name, fold),
-                    self.config.log.tensorboard,
-                )
+        """Yield a job for every fold that is trained, of every member."""
+        for name in self.config.members:
+            for fold in self.config.folds.trained:
+                seed = fold_seed(self.config.seed, name, fold)
+                yield self._job(name, fold, seed, self.run.fold(name, fold))
+
+    def refit_jobs(self) -> Iterator[FoldJob]:
+        """Yield a job for every refit of every member."""
+        for name in self.config.members:
+            for number in range(self.config.refit.models):
+                seed = derive_seed(self.config.seed, name, "refit", number)
+                yield replace(self._job(name, None, seed, self.run.refit(name, number)), refit=number)
+
+    def _job(self, name: str, fold: int | None, seed: int, folder: FoldFolder) -> FoldJob:
+        tta, tensorboard = self.config.predict.tta, self.config.log.tensorboard
+        return FoldJob(name, self.config.members[name], self.task, fold, seed, tta, folder, tensorboard)
 
 
 def open_context(
@@ -148,8 +164,9 @@ def open_context(
     Raises ConfigError, RunError or InputError before anything is written.
     """
     run, config, config_name = find_config(config_path, run_name, overrides)
-    if only_fold is not None and not 0 <= only_fold < config.folds.num_folds:
-        raise InputError(f"--fold {only_fold}: expected a fold from 0 to {config.folds.num_folds - 1}")
+    if only_fold is not None and only_fold not in config.folds.trained:
+        expected = ", ".join(map(str, config.folds.trained))
+        raise InputError(f"--fold {only_fold}: expected one of the folds that the config trains: {expected}")
     run.check_config(config)
     machine = _machine(config, executor)
     if executor.executor == "local" and machine.device.type == "cpu" and config.machine.jobs != 1:

@@ -1,6 +1,6 @@
 """The whole job, from Kaggle's files to a checked submission and a report; `run_all` is its table of contents."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def run_all(context: RunContext, on_result: Callable[[JobResult], None] = lambda
 
 
 def train(context: RunContext) -> Evaluation:
-    """Train the missing folds, or one of them, and evaluate all that are trained."""
+    """Train the missing folds and refits, or one of the folds, and evaluate all folds that are trained."""
     with context.run.lock():
         prepare_run(context)
         predictions = train_folds(context)
@@ -64,7 +64,9 @@ def train(context: RunContext) -> Evaluation:
 def predict(context: RunContext) -> JobResult:
     """Predict the test images with the trained folds and write the submission. Raises RunError if folds are missing."""
     evaluation = validate(context.run, context.task)
-    _require_all_folds(context.run, evaluation, for_run("train", context.run.name, context.source.folder))
+    remedy = for_run("train", context.run.name, context.source.folder)
+    _require_all_folds(context.run, evaluation, remedy)
+    _require_trained(context.run, [str(job) for job in context.test_jobs if not job.folder.is_trained], remedy)
     with context.run.lock():
         prepare_run(context)
         test = predict_test(context, evaluation)
@@ -82,20 +84,19 @@ def report(run: RunFolder, input_dir: Path, task: Task) -> Path:
 
 
 def train_folds(context: RunContext, *, then_predict: bool = False) -> FoldPredictions:
-    """Train the missing folds and return the out-of-fold predictions of all trained ones.
+    """Train the missing folds and refits, and return the out-of-fold predictions of all trained folds.
 
     With `then_predict` the time left that is displayed includes the prediction of the test images.
     """
-    jobs = list(context.fold_jobs())
-    trained = {(job.member_name, job.fold) for job in jobs if job.folder.is_trained}
-    missing = [
-        job for job in jobs if (job.member_name, job.fold) not in trained and context.only_fold in (None, job.fold)
-    ]
+    trained = {str(job) for job in context.jobs if job.folder.is_trained}
+    missing = [job for job in context.jobs if str(job) not in trained and context.only_fold in (None, job.fold)]
     for path in (path for job in missing for path in job.folder.corrupted()):
         log.warning("%s is corrupted or missing; its fold is trained again", path)
     flops = sum(job.training_flops(context.fold_table) for job in missing)
     if then_predict:
-        flops += max_prediction_flops(jobs, context.config.predict.cascade, len(context.stores["test"].ids))
+        flops += max_prediction_flops(
+            context.test_jobs, context.config.predict.cascade, len(context.stores["test"].ids)
+        )
     arrangement = context.arrange(missing)
     missing = [replace(job, num_threads=arrangement.training.get(str(job), 0)) for job in missing]
     slots = context.slots.for_jobs(len(missing))
@@ -106,17 +107,19 @@ def train_folds(context: RunContext, *, then_predict: bool = False) -> FoldPredi
         open_executor(context.executor, context.config.machine, context.machine, slots, 0) as executor,
     ):
         results = executor.train(missing, context.stores["train"], context.fold_table, display)
-    predictions = {(job.member_name, job.fold): result for job, result in zip(missing, results, strict=True)}
-    return predictions | {
-        (job.member_name, job.fold): job.folder.out_of_fold() for job in jobs if (job.member_name, job.fold) in trained
+    new = {str(job): result for job, result in zip(missing, results, strict=True)}
+    return {
+        (job.member_name, job.fold): new[str(job)] if str(job) in new else job.folder.out_of_fold()
+        for job in context.fold_jobs()
+        if job.fold is not None and (str(job) in new or str(job) in trained)
     }
 
 
 def predict_test(context: RunContext, evaluation: Evaluation) -> CascadePredictions:
-    """Predict the test images with the ensemble of all folds, and save the predictions."""
+    """Predict the test images with the ensemble of all folds, or of the refits, and save the predictions."""
     assert evaluation.ensemble is not None
     assert evaluation.ensemble_predictions is not None
-    jobs, cascade, store = list(context.fold_jobs()), context.config.predict.cascade, context.stores["test"]
+    jobs, cascade, store = context.test_jobs, context.config.predict.cascade, context.stores["test"]
     num_threads = context.arrange([]).prediction
     with (
         context.run.timing("predict"),
@@ -133,6 +136,7 @@ def predict_test(context: RunContext, evaluation: Evaluation) -> CascadePredicti
             display,
             config=cascade,
             seed=derive_seed(context.config.seed, "sample"),
+            fold_jobs=list(context.fold_jobs()),
             out_of_fold=evaluation.ensemble_predictions,
         )
     context.run.save_test_predictions(test)
@@ -180,5 +184,9 @@ def report_all_runs() -> Path:
 
 
 def _require_all_folds(run: RunFolder, evaluation: Evaluation, remedy: str) -> None:
-    if evaluation.metrics.untrained_folds:
-        raise RunError(f"run {run.name}: not trained yet: {', '.join(evaluation.metrics.untrained_folds)}; {remedy}")
+    _require_trained(run, evaluation.metrics.untrained_folds, remedy)
+
+
+def _require_trained(run: RunFolder, untrained: Sequence[str], remedy: str) -> None:
+    if untrained:
+        raise RunError(f"run {run.name}: not trained yet: {', '.join(untrained)}; {remedy}")

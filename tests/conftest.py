@@ -79,7 +79,7 @@ members:
     model: {name: tutorial_cnn}
     train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
 folds: {num_folds: 3}
-predict: {cascade: {calibration_size: 12}}
+predict: {cascade: {calibration_size: 12, max_accuracy_drop: 0.3}}
 machine: {jobs: 1}
 """
 

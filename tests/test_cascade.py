@@ -32,11 +32,12 @@ class Job:
     num_requests = itertools.count(1)
     fails_at = None
 
-    def __init__(self, name, fold, folder):
-        self.member_name, self.fold, self.folder = name, fold, FoldFolder(folder / name / f"fold_{fold}")
+    def __init__(self, name, fold, folder, refit=0):
+        self.member_name, self.fold, self.refit = name, fold, refit
+        self.folder = FoldFolder(folder / name / (f"fold_{fold}" if fold is not None else f"refit_{refit}"))
 
     def __str__(self):
-        return f"{self.member_name} {self.fold}"
+        return f"{self.member_name} {self.fold}" if self.fold is not None else f"{self.member_name} refit {self.refit}"
 
     def predict_test(self, machine, store, request, display):
         ids = store.ids[request.rows]
@@ -52,7 +53,9 @@ class Job:
     def logits(self, rows, views):
         logits = np.zeros((len(rows), 10))
         for view in views:
-            seed = hash((self.member_name == "good", self.fold, view.flipped, view.translation)) % 2**32
+            seed = (
+                hash((self.member_name == "good", self.fold or 0, self.refit, view.flipped, view.translation)) % 2**32
+            )
             noise = np.random.default_rng(seed).normal(
                 0, 1 if self.member_name == "good" else 1.5, size=(NUM_IMAGES, 10)
             )
@@ -69,12 +72,15 @@ def all_jobs(folder):
     return [Job(name, fold, folder) for name in ("fair", "good", "useless") for fold in range(3)]
 
 
-def predict(folder, **cascade_values):
-    jobs, rows = all_jobs(folder), np.arange(NUM_IMAGES)
-    out_of_fold = Predictions(rows, jobs[3].logits(rows, tta_views(Job.tta)))
+def predict(folder, jobs=None, **cascade_values):
+    fold_jobs, rows = all_jobs(folder), np.arange(NUM_IMAGES)
+    out_of_fold = Predictions(rows, fold_jobs[3].logits(rows, tta_views(Job.tta)))
     config = CascadeConfig(**cascade_values) if cascade_values else None
     with progress_display() as display:
-        return predict_cascade(jobs, ENSEMBLE, STORE, LOCAL, display, config=config, seed=1, out_of_fold=out_of_fold)
+        return predict_cascade(
+            jobs or fold_jobs, ENSEMBLE, STORE, LOCAL, display,
+            config=config, seed=1, fold_jobs=fold_jobs, out_of_fold=out_of_fold,
+        )  # fmt: skip
 
 
 def test_full_ensemble_is_the_weighted_mean_of_calibrated_folds(tmp_path):
@@ -101,12 +107,11 @@ def test_member_without_weight_is_not_predicted(tmp_path):
 
 def test_few_forward_passes_give_nearly_the_same_predictions(tmp_path):
     full = to_probabilities(predict(tmp_path / "full").predictions.logits)
-    result = predict(tmp_path / "few", calibration_size=400, max_accuracy_drop=0.001, max_forward_passes=36)
+    result = predict(tmp_path / "few", calibration_size=400, max_accuracy_drop=0.005, max_forward_passes=36)
     stats, passes = result.stats, result.forward_passes
-    drop = (full.max(1) - full[np.arange(NUM_IMAGES), result.predictions.labels]).mean()
 
-    assert drop < 0.005
-    assert stats.expected_accuracy_drop <= 0.001
+    assert (full.argmax(1) != result.predictions.labels).mean() < 0.03
+    assert 0 < stats.expected_accuracy_drop <= 0.005
     assert {stage.num_budget_exits for stage in stats.stages} == {0}
     assert passes.mean() < 36 / 2
     assert passes.mean() == stats.mean_forward_passes
@@ -140,7 +145,7 @@ def test_few_test_images_get_the_full_ensemble(tmp_path):
 
 @pytest.mark.parametrize("fails_at", [1, 5, 13, 15])
 def test_interrupted_cascade_resumes_to_the_same_bytes(tmp_path, fails_at):
-    options = {"calibration_size": 400, "max_accuracy_drop": 0.001, "max_forward_passes": 36}
+    options = {"calibration_size": 400, "max_accuracy_drop": 0.005, "max_forward_passes": 36}
     uninterrupted = predict(tmp_path / "uninterrupted", **options)
     num_requests = next(Job.num_requests) - 1
     Job.num_requests, Job.fails_at = itertools.count(1), fails_at
@@ -189,11 +194,10 @@ def test_only_logits_of_the_remaining_rows_are_kept(predictor):
     assert kept_ids(predictor) == [[4, 51, 100]]
 
     probabilities = predictor.run_stage(second, "stage_1", rows, keep_logits=True)
-    good, fair = predictor.jobs[:2]
-    views = tta_views(Job.tta)[:2]
-    parts = [(job.member_name, Predictions(STORE.ids[rows], job.logits(rows, views))) for job in (good, fair)]
+    good = predictor.jobs[0]
+    parts = [(good.member_name, Predictions(STORE.ids[rows], good.logits(rows, tta_views(Job.tta)[:2])))]
     assert kept_ids(predictor) == [[4, 51, 100]] * 2
-    assert np.array_equal(probabilities, ENSEMBLE.probabilities(parts)[1])
+    assert np.allclose(probabilities, ENSEMBLE.probabilities(parts)[1], atol=1e-6)
 
 
 def test_logits_of_the_last_stage_are_not_kept(predictor, monkeypatch):
@@ -223,7 +227,7 @@ def test_cascade_keeps_only_logits_that_the_next_stage_needs(tmp_path, monkeypat
         return run_stage(self, stage, name, rows, keep_logits=keep_logits)
 
     monkeypatch.setattr(cascade._EnsemblePredictor, "run_stage", record_and_run)
-    predict(tmp_path, calibration_size=400, max_accuracy_drop=0.001, max_forward_passes=36)
+    predict(tmp_path, calibration_size=400, max_accuracy_drop=0.005, max_forward_passes=36)
 
     assert len(kept) > 2
     assert all(kept)
@@ -231,6 +235,27 @@ def test_cascade_keeps_only_logits_that_the_next_stage_needs(tmp_path, monkeypat
 
 def test_models_are_ordered_by_fold_and_then_by_weight(predictor):
     assert [str(job) for job in predictor.jobs] == ["good 0", "fair 0", "good 1", "fair 1", "good 2", "fair 2"]
+
+
+def test_refits_predict_before_the_fold_models(tmp_path):
+    jobs = [
+        Job("good", 0, tmp_path),
+        *(Job(name, None, tmp_path, each) for each in (0, 1) for name in ("fair", "good")),
+    ]
+    models = predict(tmp_path, jobs).stats.agreement.models
+
+    assert models == ["good refit 0", "fair refit 0", "good refit 1", "fair refit 1", "good 0"]
+
+
+def test_refits_alone_predict_the_test_images_and_fold_models_only_the_calibration_sample(tmp_path):
+    refits = [Job("good", None, tmp_path, each) for each in (0, 1)]
+    result = predict(tmp_path, refits, calibration_size=400, max_accuracy_drop=0.005, max_forward_passes=12)
+    saved = [path.name for path in (tmp_path / "good" / "fold_0" / "test_logits").iterdir()]
+
+    assert result.stats.agreement.models == ["good refit 0", "good refit 1"]
+    assert result.forward_passes.max() == 12
+    assert saved == ["calibration.000.npz"]
+    assert not (tmp_path / "good" / "fold_1").exists()
 
 
 def test_statistics_are_formatted_with_stages_and_mean(tmp_path):
@@ -241,6 +266,6 @@ def test_statistics_are_formatted_with_stages_and_mean(tmp_path):
     assert format_cascade_stats(full, NUM_IMAGES) == (
         "full ensemble for 2,000 test images: 36 forward passes (models x TTA views) each"
     )
-    assert text.startswith("cascade: images by forward passes (models x TTA views): stage 1 (2 passes so far) 1,600, ")
+    assert text.startswith("cascade: images by forward passes (models x TTA views): stage 1 (1 passes so far) 1,600, ")
     assert f"400 calibration images with all 36; mean {limited.mean_forward_passes:.2f} passes, " in text
     assert "early exits because the compute budget was exhausted" in text

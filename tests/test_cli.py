@@ -130,7 +130,10 @@ def test_quiet_reaches_the_job_of_a_command(cli, monkeypatch, command, before):
         (["all", "--set", "folds.numfolds=3"], "unknown key 'folds.numfolds'; did you mean 'num_folds'?"),
         (["validate", "--run", "nothing"], "error: there is no run nothing in submissions"),
         (["check", "nothing.csv"], "error: nothing.csv can't be read: does not exist"),
-        (["train", "--fold", "7", "--input", "nowhere"], "error: --fold 7: expected a fold from 0 to 2"),
+        (
+            ["train", "--fold", "7", "--input", "nowhere"],
+            "error: --fold 7: expected one of the folds that the config trains: 0, 1, 2",
+        ),
         (["submit", "x.csv", "--run", "mine"], "error: both the file x.csv and --run mine are given, expected one"),
         (["all", "--input", "~no_such_user/x"], "error: ~no_such_user/x: "),
         (["all", "--run", "a/b"], "error: --run 'a/b': expected 1 to 64 of the characters"),

@@ -70,6 +70,13 @@ def test_overrides_set_nested_keys():
             r"progressive_resizing end at \[0\.5, 0\.4\], expected rising fractions",
         ),
         ({"members": {"a": {"train": {"optimizer": {"momentum": 0}}}}}, r"nesterov needs a momentum above 0"),
+        ({"folds": {"train": [1, 0]}}, r"folds.train is \[1, 0\], expected different folds in ascending order"),
+        ({"folds": {"train": [0, 0]}}, r"folds.train is \[0, 0\], expected different folds in ascending order"),
+        (
+            {"folds": {"num_folds": 3, "train": [3]}},
+            r"folds.train is \[3\], expected folds from 0 to 2, as there are 3",
+        ),
+        ({"folds": {"train": []}}, r"folds.train"),
     ],
 )
 def test_config_error_names_the_key(tree, message):

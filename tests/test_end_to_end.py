@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from conftest import CONFIG, NUM_TEST, NUM_TRAIN, ROOT
 from faults.harness import restore_interrupts
 
@@ -62,13 +63,13 @@ def test_out_of_fold_scores_are_those_of_the_validation_images(whole_run):
         assert metrics["members"]["net"]["folds"][str(fold)]["accuracy"] == pytest.approx(accuracy)
 
 
-def kill_and_resume(folder, zip_folder, tmp_path, *options):
-    """Kill a job like the finished one when its second fold has trained an epoch; return its second process."""
+def kill_and_resume(folder, zip_folder, tmp_path, *options, killed_after="net fold 1: epoch 1/2"):
+    """Kill a job like the finished one when it has logged an epoch; return its second process."""
     shutil.copy(folder / "tiny.yaml", tmp_path)
     command = [sys.executable, ROOT / "run.py", "all", "--config", "tiny.yaml", "--input", str(zip_folder), *options]
     with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
         for line in process.stderr:
-            if "net fold 1: epoch 1/2" in line:
+            if killed_after in line:
                 process.send_signal(signal.SIGKILL)
                 break
     assert process.returncode == -signal.SIGKILL
@@ -78,13 +79,13 @@ def kill_and_resume(folder, zip_folder, tmp_path, *options):
     return done
 
 
-def assert_same_results(folder, other):
+def assert_same_results(folder, other, at_least=14):
     compared = 0
     for path in folder.joinpath("submissions/tiny").rglob("*"):
         if path.name == "submission.csv" or path.suffix in (".safetensors", ".npz"):
             assert (other / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
             compared += 1
-    assert compared > 1 + 1 + 2 * 3 * 2  # submission, test predictions, files of the folds, slices
+    assert compared > at_least  # submission, test predictions, files of the folds, slices
 
 
 def test_job_killed_in_the_second_fold_resumes_to_the_same_bytes(whole_run, zip_folder, tmp_path):
@@ -103,6 +104,33 @@ def test_killed_job_of_two_processes_resumes_to_the_bytes_of_one_process(whole_r
     kill_and_resume(folder, zip_folder, tmp_path, *options)
 
     assert_same_results(folder, tmp_path)
+
+
+def test_refits_predict_the_test_images_and_a_killed_one_resumes_to_the_same_bytes(run_py, zip_folder, tmp_path):
+    folder, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    for each in (folder, killed):
+        each.mkdir()
+    one_member = yaml.safe_load(CONFIG)
+    del one_member["members"]["tutorial"]
+    refit = {"folds": {"num_folds": 4, "train": [1]}, "refit": {"models": 2}}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(one_member | refit))
+    done = run_py("all", "--config", "tiny.yaml", "--input", zip_folder, cwd=folder)
+    kill_and_resume(folder, zip_folder, killed, killed_after="net refit 1: epoch 1/2")
+    run = folder / "submissions" / "tiny"
+    metrics = json.loads((run / "metrics.json").read_text())
+    runs = json.loads(run_py("runs", "--json", cwd=folder).stdout)
+
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (run / "net").iterdir()) == ["fold_1", "refit_0", "refit_1"]
+    assert (run / "net" / "refit_0" / "weights.safetensors").read_bytes() != (
+        run / "net" / "refit_1" / "weights.safetensors"
+    ).read_bytes()
+    assert json.loads((run / "cascade.json").read_text())["agreement"]["models"] == ["net refit 0", "net refit 1"]
+    assert metrics["ensemble"]["scores"]["num_images"] == NUM_TRAIN / 4
+    assert "net: 1 folds and 2 refits trained" in done.stdout
+    assert "2 models that are trained on all training images" in (run / "report.html").read_text()
+    assert (runs[0]["folds"], runs[0]["refits"]) == (1, 2)
+    assert_same_results(folder, killed, at_least=2 + 3 * 2)
 
 
 def test_finished_run_can_be_checked_and_validated(whole_run, run_py):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.learning.exit_rule import (
+    LOSS_PER_CHANGE,
     fit_exit_thresholds,
     importance_weights,
     margins,
@@ -29,35 +30,45 @@ def test_stages_contain_every_model_with_every_tta_view_once(num_models, tta):
     assert set(cascade) == set(full)
 
 
-def test_each_stage_doubles_the_models_and_the_last_adds_the_other_tta_views():
+def test_stages_add_one_view_of_twice_the_models_and_the_last_adds_the_other_tta_views():
     stages = plan_stages(5, "flip_translate")
+    models = [[model_pass.model for model_pass in stage] for stage in stages]
 
-    assert [[model_pass.model for model_pass in stage] for stage in stages] == [[0], [1], [2, 3], [4], [0, 1, 2, 3, 4]]
-    assert [num_forward_passes(stage) for stage in stages] == [2, 2, 4, 2, 20]
+    assert models == [[0], [0], [1], [1], [2, 3], [2, 3], [4], [4], [0, 1, 2, 3, 4]]
+    assert [num_forward_passes(stage) for stage in stages] == [1, 1, 1, 1, 2, 2, 1, 1, 20]
 
 
 def test_images_exit_if_their_prediction_does_not_change():
     final = probabilities([0.9, 0.1], [0.2, 0.8], [0.6, 0.4])
     early = probabilities([0.99, 0.01], [0.6, 0.4], [0.8, 0.2])
-    thresholds = fit_exit_thresholds([early, final], 0.0, np.ones(3))
+    thresholds = fit_exit_thresholds([early, final], LOSS_PER_CHANGE / 3, np.ones(3))
 
     assert margins(early) == pytest.approx([0.98, 0.2, 0.6])
     assert 0.2 < thresholds.thresholds[0] <= 0.6
-    assert thresholds.expected_accuracy_drop == 0
     assert needs_more_models(early, thresholds.thresholds[0], 3).tolist() == [False, True, False]
 
 
-def test_expected_drop_is_the_difference_in_the_full_ensembles_probabilities():
+def test_expected_drop_is_a_third_of_the_changed_predictions_and_one_more():
     final = probabilities([0.45, 0.55], [0.9, 0.1])
     early = probabilities([0.7, 0.3], [0.8, 0.2])
-    thresholds = fit_exit_thresholds([early, final], 0.06, np.array([1.0, 1.0]))
+    thresholds = fit_exit_thresholds([early, final], 0.34, np.array([1.0, 1.0]))
 
     assert thresholds.thresholds == (0.0,)
-    assert thresholds.expected_accuracy_drop == pytest.approx(0.05)
-    assert fit_exit_thresholds([early, final], 0.04, np.array([1.0, 1.0])).expected_accuracy_drop == 0
-    assert fit_exit_thresholds([early, final], 0.04, np.array([1.0, 3.0])).expected_accuracy_drop == pytest.approx(
-        0.025
+    assert thresholds.expected_accuracy_drop == pytest.approx((1 + 1) / 2 / 3)
+    assert fit_exit_thresholds([early, final], 0.33, np.array([1.0, 1.0])).expected_accuracy_drop == pytest.approx(
+        1 / 6
     )
+    assert fit_exit_thresholds([early, final], 0.33, np.array([1.0, 3.0])).expected_accuracy_drop == pytest.approx(
+        (1 / 4 + 1 / 2) / 3
+    )
+
+
+def test_nothing_exits_if_a_single_change_would_cost_more_than_the_allowed_drop():
+    after = probabilities([0.99, 0.01], [0.2, 0.8])
+    thresholds = fit_exit_thresholds([after, after, after], 0.0, np.ones(2))
+
+    assert thresholds.expected_accuracy_drop == 0
+    assert needs_more_models(probabilities([1.0, 0.0]), thresholds.thresholds[0], 1).tolist() == [True]
 
 
 def test_larger_accuracy_drop_allows_more_early_exits():
@@ -75,9 +86,10 @@ def test_larger_accuracy_drop_allows_more_early_exits():
             if stage < 3:
                 rows = rows[needs_more_models(after[rows], thresholds.thresholds[stage], 3000)]
                 active_after_first.append(len(rows)) if stage == 0 else None
-        drop = (after_stages[-1].max(1) - after_stages[-1][np.arange(3000), predicted.argmax(1)]).mean()
-        assert drop == pytest.approx(thresholds.expected_accuracy_drop, abs=1e-6)
-        assert drop <= max_drop + 1e-9
+        num_changed = (after_stages[-1].argmax(1) != predicted.argmax(1)).sum()
+        expected = LOSS_PER_CHANGE * (num_changed + 1) / 3000 if max_drop else 0
+        assert thresholds.expected_accuracy_drop == pytest.approx(expected)
+        assert expected <= max_drop
 
     assert active_after_first == sorted(active_after_first, reverse=True)
     assert active_after_first[0] > 2 * active_after_first[-1]

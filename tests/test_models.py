@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
 
 from pipeline.config import MemberConfig, ModelConfig
 from pipeline.demo.images import draw_image
 from pipeline.errors import ConfigError
 from pipeline.learning import hub
-from pipeline.learning.airbench import Airbench
+from pipeline.learning.airbench import Airbench, DiracConv
 from pipeline.learning.device import Machine
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.models import ModelHooks, create_meta_model, create_model, hooks_of, input_spec
@@ -45,6 +46,7 @@ def num_parameters(model):
         ("airbench94", {"depth": 3}),
         ("airbench95", {"widths": [8, 16, 24]}),
         ("airbench96", {"widths": [8, 16, 24], "norm_momentum": 0.1}),
+        ("airbench_res28", {"widths": [8, 16, 24], "middles": [12, 16]}),
         ("test_resnet", {}),
         ("test_vit", {"img_size": 32, "patch_size": 4}),
     ],
@@ -101,6 +103,8 @@ def test_tutorial_cnn_has_the_parameter_count_of_the_tutorial():
         ("airbench94_small", 1_089_720),
         ("airbench95", 4_606_520),
         ("airbench96", 9_918_776),
+        ("airbench_res28", 1_565_056),
+        ("airbench_res40", 2_056_520),
     ],
 )
 def test_airbench_models_have_their_parameter_counts(name, expected):
@@ -124,6 +128,19 @@ def test_first_filters_of_a_group_are_initialised_to_the_identity():
     x = torch.randn(1, 64, 8, 8)
 
     assert torch.allclose(conv(x)[:, :64], x, atol=1e-5)
+
+
+def test_first_filters_of_a_2x2_convolution_are_initialised_to_the_mean_of_its_pixels():
+    conv = DiracConv(16, 24, kernel_size=2)
+    x = torch.randn(1, 16, 8, 8)
+
+    assert torch.allclose(conv(x)[:, :16], nn.functional.avg_pool2d(x, 2, stride=1), atol=1e-5)
+
+
+def test_features_of_a_residual_model_are_the_sum_of_max_and_mean_pooling():
+    maps = torch.randn(2, 24, 3, 3)
+
+    assert torch.allclose(model_of("airbench_res28").features(maps), maps.amax((2, 3)) + maps.mean((2, 3)), atol=1e-6)
 
 
 def test_frozen_whitening_bias_needs_no_gradient():

@@ -139,7 +139,9 @@ def test_muon_uses_the_configured_newton_schulz_coefficients():
 
     update = (before - weight.weight.detach()) / 0.1
     # In bf16.
-    assert torch.linalg.svdvals(update).tolist() == pytest.approx(sorted(singular_values.tolist(), reverse=True), abs=0.03)
+    assert torch.linalg.svdvals(update).tolist() == pytest.approx(
+        sorted(singular_values.tolist(), reverse=True), abs=0.03
+    )
 
 
 X, Y = torch.randn(6, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24).reshape(6, 4) % 10

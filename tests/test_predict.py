@@ -34,10 +34,10 @@ class InputSize(nn.Module):
         return torch.tensor(x.shape[1:]).expand(len(x), 3)
 
 
-def trained_model(depth):
+def trained_model(name, **params):
     """Return a model whose norms have statistics."""
     torch.manual_seed(0)
-    model, _ = create_model(ModelConfig(name="airbench94", params={"widths": [8, 16, 16], "depth": depth}), CIFAR10)
+    model, _ = create_model(ModelConfig(name=name, params={"widths": [8, 16, 16], **params}), CIFAR10)
     for norm in (module for module in model.modules() if isinstance(module, UnscaledBatchNorm)):
         nn.init.normal_(norm.running_mean)
         nn.init.uniform_(norm.running_var, 0.2, 4)
@@ -122,7 +122,7 @@ def test_images_are_resized_to_the_input_of_the_model():
 
 
 def test_prediction_leaves_the_model_unchanged_and_reports_progress():
-    model, progress = trained_model(2).train(), []
+    model, progress = trained_model("airbench94", depth=2).train(), []
     before = {name: value.clone() for name, value in model.state_dict().items()}
     machine = Machine(predict_batch_size=10)
     predict(model, SPEC, IMAGES, "none", machine, on_progress=lambda *pair: progress.append(pair))
@@ -132,9 +132,12 @@ def test_prediction_leaves_the_model_unchanged_and_reports_progress():
     assert progress == [(10, 23), (20, 23), (23, 23)]
 
 
-@pytest.mark.parametrize("depth", [2, 3])
-def test_fused_norms_change_only_the_rounding(depth):
-    model = trained_model(depth)
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("airbench94", {"depth": 2}), ("airbench94", {"depth": 3}), ("airbench_res28", {"middles": [12, 16]})],
+)
+def test_fused_norms_change_only_the_rounding(name, params):
+    model = trained_model(name, **params)
     fused = for_inference(model, Machine())
     with torch.inference_mode():
         expected = model.eval()(SPEC.to_input(torch.from_numpy(IMAGES), torch.device("cpu"))).numpy()
@@ -150,7 +153,7 @@ def test_fused_norms_change_only_the_rounding(depth):
 def test_compiled_model_predicts_the_same_and_is_compiled_once():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    machine, model = Machine(predict_batch_size=10), trained_model(2)
+    machine, model = Machine(predict_batch_size=10), trained_model("airbench94", depth=2)
     eager, compiled = (
         predict(model, SPEC, IMAGES, "flip", replace(machine, compile=is_compiled)) for is_compiled in (False, True)
     )

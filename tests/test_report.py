@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from pipeline import predictions, results
-from pipeline.config import Config
+from pipeline.config import Config, RefitConfig
 from pipeline.ensemble import Ensemble
 from pipeline.errors import RunError
 from pipeline.evaluate import Evaluation
@@ -130,7 +130,7 @@ def make_run_data(task):
         name: Predictions(ids, make_logits(labels, share_correct, seed, task.num_classes))
         for name, share_correct, seed in (("good", 0.8, 1), ("fair", 0.6, 2))
     }
-    stages = (("prepare", 2), ("predict", 3), ("predict", 5))
+    stages, images = (("prepare", 2), ("predict", 3), ("predict", 5)), smooth_images(N, 3, task.image_size)
     return RunData(
         name="tiny",
         task=task,
@@ -139,7 +139,9 @@ def make_run_data(task):
         times=[results.StageTime(stage=stage, seconds=seconds) for stage, seconds in stages],
         uploads=[],
         table=table,
-        images=smooth_images(N, 3, task.image_size),
+        images=images,
+        training_table=table,
+        training_images=images,
         evaluation=make_evaluation(task, table, members),
         histories={name: dict.fromkeys(range(3), EPOCHS) for name in members},
         test=make_test_predictions(task.num_classes),
@@ -184,10 +186,11 @@ def test_collect_takes_the_predictions_that_it_is_given(run_data):
         config=lambda: run_data.config,
         environment=lambda: run_data.environment,
         times=lambda: run_data.times,
+        folds=lambda: run_data.training_table,
         fold=lambda member, fold: SimpleNamespace(history=lambda: run_data.histories[member][fold]),
     )
     stores = {
-        "train": SimpleNamespace(ids=run_data.table.ids, images=run_data.images),
+        "train": SimpleNamespace(ids=run_data.table.ids, images=run_data.training_images),
         "test": SimpleNamespace(ids=run_data.test.predictions.ids, images=run_data.test_images),
     }
     other = {**stores, "test": SimpleNamespace(ids=np.arange(NUM_TEST), images=run_data.test_images)}
@@ -204,10 +207,30 @@ def test_headline_has_accuracy_interval_and_expected_score(run_data):
     ensemble = run_data.ensemble_metrics.scores
     low, high = ensemble.accuracy_ci95
 
-    assert texts["out-of-fold accuracy"] == (f"{ensemble.accuracy:.4f}", f"95 % CI {low:.4f} to {high:.4f}, n = 300")
+    assert texts["out-of-fold accuracy"] == (
+        f"{ensemble.accuracy:.4f}",
+        f"measured; 95 % CI {low:.4f} to {high:.4f}, n = 300",
+    )
     assert "all 6 models" in texts["expected on Kaggle"][1]
     assert texts["Kaggle score"][0] == "unknown"
     assert texts["training"] == ("2.0 min", "0.006 PFLOP at 50 GFLOP/s")
+
+
+@pytest.mark.parametrize(
+    ("with_folds", "models"), [(False, "4 models that are"), (True, "4 models that are .* and 6 fold models")]
+)
+def test_headline_says_that_no_score_of_refits_is_measured(run_data, with_folds, models):
+    members = {
+        name: member.model_copy(update={"num_refits": 2})
+        for name, member in run_data.evaluation.metrics.members.items()
+    }
+    metrics = run_data.evaluation.metrics.model_copy(update={"members": members})
+    config = run_data.config.model_copy(update={"refit": RefitConfig(models=2, with_folds=with_folds)})
+    data = replace(run_data, config=config, evaluation=replace(run_data.evaluation, metrics=metrics))
+    note = {stat.name: stat.note for stat in headline(data)}["expected on Kaggle"]
+
+    assert re.search(models, note)
+    assert "no score can be measured" in note
 
 
 def test_headline_has_the_kaggle_scores(run_data):
@@ -442,7 +465,7 @@ def test_all_texts_are_escaped():
 
 
 def run_row(run, cv, **changes):
-    row = RunRow(run, "r", "net", 3, cv, cv and cv - 0.01, cv and cv + 0.01, 12.0, None, None, "", "2026-11-24")
+    row = RunRow(run, "r", "net", 3, 0, cv, cv and cv - 0.01, cv and cv + 0.01, 12.0, None, None, "", "2026-11-24")
     return replace(row, **changes)
 
 

@@ -103,6 +103,22 @@ def test_missing_or_corrupted_folds_are_reported(run, text):
         run.folds()
 
 
+def test_table_of_some_folds_has_the_rows_of_their_validation_images():
+    table = FoldTable(np.array([1, 2, 3, 4]), np.array([5, 6, 7, 8]), np.array([0, 1, 2, 1]), np.array([0, 1, 2, 1]))
+    only = table.only([1, 2])
+
+    assert [only.ids.tolist(), only.labels.tolist(), only.folds.tolist()] == [[2, 3, 4], [6, 7, 8], [1, 2, 1]]
+    assert table.only([0, 1, 2]) is table
+    assert table.num_training_images(1) == 2
+
+
+def test_refit_is_trained_on_all_images():
+    table = FoldTable(np.array([1, 2]), np.array([5, 6]), np.array([0, 1]), np.array([0, 1]))
+
+    assert table.num_training_images(None) == 2
+    assert not table.is_validation(None).any()
+
+
 def test_finished_fold_has_all_files_and_no_checkpoint(run):
     fold = run.fold("net", 2)
     tensors = {"model.a": torch.arange(6.0).reshape(2, 3), "step": torch.tensor(7)}

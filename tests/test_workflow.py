@@ -84,6 +84,18 @@ def test_new_run_has_the_default_config_and_its_name(run, zip_folder):
     assert open_context(CIFAR10, input_dir=zip_folder).run.name == "quick"
 
 
+def test_predictions_need_the_refits(tmp_path, monkeypatch, zip_folder, run_py):
+    monkeypatch.chdir(tmp_path)
+    options = ("--input", zip_folder, "--run", "mine", "--set", "refit.models=1", "--set", "folds.train=[0]")
+    (tmp_path / "tiny.yaml").write_text("members: {net: {model: {name: tutorial_cnn}, train: {epochs: 1}}}")
+    trained = run_py("train", "--config", "tiny.yaml", "--fold", 0, *options)
+    context = open_context(CIFAR10, input_dir=zip_folder, run_name="mine")
+
+    assert trained.returncode == 0, trained.stderr
+    with pytest.raises(RunError, match=r"not trained yet: net refit 0; python run\.py train --run mine --input"):
+        predict(context)
+
+
 def test_predictions_and_report_need_all_folds(run, zip_folder):
     ids = np.arange(1, 11)
     run.save_folds(FoldTable(ids, np.arange(10), ids % 5, ids))

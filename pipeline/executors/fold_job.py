@@ -22,7 +22,7 @@ from pipeline.learning.train import build_model, train_fold
 from pipeline.learning.train_state import EpochRecord, TrainState, UnfinishedEpoch
 from pipeline.predictions import Predictions, join
 from pipeline.progress import Display, ProgressCallback, log, no_progress
-from pipeline.results import job_name
+from pipeline.results import job_name, refit_name
 from pipeline.runs.checkpoint import Checkpoint
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
@@ -46,29 +46,38 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class FoldJob:
-    """A member on a fold (from 0), with its seed and folder. Independent of all other jobs."""
+    """A member on a fold (from 0) or refitted, with its seed and folder. Independent of all other jobs."""
 
     member_name: str
     member: MemberConfig
     task: Task
-    fold: int
+    fold: int | None
+    """None: a refit, on all training images."""
     seed: int
     tta: TTA
     folder: FoldFolder
     tensorboard: bool = False
     num_threads: int = 0
     """Of the training; 0: as many as this process has."""
+    refit: int = 0
+    """Number of the refit, from 0, if it is one."""
 
     def __str__(self) -> str:
+        if self.fold is None:
+            return refit_name(self.member_name, self.refit)
         return job_name(self.member_name, self.fold)
+
+    def num_training_images(self, table: FoldTable) -> int:
+        """Return how many images it is trained on."""
+        return table.num_training_images(self.fold)
 
     def training_flops(self, table: FoldTable) -> float:
         """Return the FLOPs of its training."""
-        return training_flops(self.member, self.task, table.num_training_images(self.fold))
+        return training_flops(self.member, self.task, self.num_training_images(table))
 
     def training_memory(self, table: FoldTable) -> int:
         """Return about how many bytes a process takes that trains it."""
-        return training_memory(self.member, self.task, table.num_training_images(self.fold))
+        return training_memory(self.member, self.task, self.num_training_images(table))
 
     def prediction_flops(self, num_images: int, request: PredictRequest) -> float:
         """Return the FLOPs of predicting some images with the views of a request."""
@@ -106,8 +115,7 @@ class FoldJob:
         predictions = self._predict_validation(
             machine, model, spec, store.ids[validation], store.images[validation], display
         )
-        num_images = table.num_training_images(self.fold)
-        self.folder.save_compute(fold_compute(self.member, self.task, num_images, self.tta))
+        self.folder.save_compute(fold_compute(self.member, self.task, self.num_training_images(table), self.tta))
         self.folder.finish(state.rows(), state.weights(), predictions)
         self.log_accuracy(predictions, table)
         yield predictions
@@ -177,7 +185,10 @@ class FoldJob:
         )
 
     def log_accuracy(self, predictions: Predictions, table: FoldTable) -> None:
-        """Log the validation accuracy of a finished fold."""
+        """Log the validation accuracy of a finished fold, or that a refit is finished."""
+        if self.fold is None:
+            log.info("%s: trained on all %s training images", self, f"{len(table.ids):,}")
+            return
         accuracy = (predictions.labels == table.labels_for(predictions.ids)).mean()
         log.info("%s: validation accuracy %.4f", self, accuracy)
 
@@ -258,6 +269,8 @@ class FoldJob:
         images: NDArray[np.uint8],
         display: Display,
     ) -> Predictions:
+        if not len(ids):
+            return Predictions(ids, np.zeros((0, self.task.num_classes), np.float32))
         start = time.perf_counter()
         with display.bar(f"{self}: validation images") as bar:
             logits = predict(model, spec, images, self.tta, machine, on_progress=bar)

@@ -1,7 +1,10 @@
-"""The networks of airbench (Jordan 2024, arXiv 2404.00498; github.com/KellerJordan/cifar10-airbench)."""
+"""The networks of airbench (Jordan 2024, arXiv 2404.00498; github.com/KellerJordan/cifar10-airbench).
+
+And AirbenchResidual, after the CIFAR-100 speedrun of October 2026 (github.com/AIDDA-Institute/CIFAR-100-speedrun).
+"""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +12,21 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.errors import ConfigError
 
+WHITENED = 2 * 3 * 2 * 2  # channels: whitened patches of 2x2 pixels and 3 colours, and their negatives
 WHITENED_AT_ONCE = 250  # images, whose patches take 40 times the memory of their pixels in float64
 
 
 class DiracConv(nn.Conv2d):
-    """A 3x3 convolution whose first filters are initialised to the identity."""
+    """A convolution whose first filters are initialised to the identity; of 2x2 pixels, to their mean."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=(kernel_size - 1) // 2, bias=False)
         with torch.no_grad():
-            nn.init.dirac_(self.weight[:in_channels])
+            if kernel_size == 2:
+                identity = torch.eye(min(in_channels, out_channels), in_channels) / 4
+                self.weight[:in_channels] = identity[:, :, None, None]
+            else:
+                nn.init.dirac_(self.weight[:in_channels])
 
 
 class UnscaledBatchNorm(nn.BatchNorm2d):
@@ -64,27 +72,65 @@ class ConvGroup(nn.Module):
             self.conv3, self.norm3 = _fused(self.conv3, self.norm3), nn.Identity()
 
 
-class Airbench(nn.Module):
-    """A whitening layer with frozen weights, three groups of convolutions and a linear classifier."""
+class ResidualGroup(nn.Module):
+    """A convolution, and after the pooling a pair of convolutions with a residual connection over both.
 
-    def __init__(self, num_classes: int, widths: tuple[int, int, int], depth: int, norm_momentum: float = 0.4) -> None:
+    The first of the pair has `middle` channels; `kernel_sizes` are those of all three.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        middle: int,
+        kernel_sizes: tuple[int, int, int],
+        norm_momentum: float,
+    ) -> None:
         super().__init__()
-        if depth not in (2, 3):
-            raise ConfigError(f"model.params.depth: found {depth}, expected 2 or 3 convolutions per group")
-        whitened = 2 * 3 * 2 * 2
-        self.stem = nn.Conv2d(3, whitened, 2)
+        self.conv1: nn.Conv2d = DiracConv(in_channels, out_channels, kernel_sizes[0])
+        self.pool = nn.MaxPool2d(2)
+        self.norm1: nn.Module = UnscaledBatchNorm(out_channels, norm_momentum)
+        self.conv2: nn.Conv2d = DiracConv(out_channels, middle, kernel_sizes[1])
+        self.norm2: nn.Module = UnscaledBatchNorm(middle, norm_momentum)
+        self.conv3: nn.Conv2d = DiracConv(middle, out_channels, kernel_sizes[2])
+        self.norm3: nn.Module = UnscaledBatchNorm(out_channels, norm_momentum)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve height and width of [batch, in_channels, height, width]."""
+        residual = self.act(self.norm1(self.pool(self.conv1(x))))
+        x = self.act(self.norm2(self.conv2(residual)))
+        return self.act(self.norm3(self.conv3(x)) + residual)
+
+    def fuse(self) -> None:
+        """Fold the norms into the convolutions before them, in evaluation mode."""
+        self.conv1, self.norm1 = _fused(self.conv1, self.norm1), nn.Identity()
+        self.conv2, self.norm2 = _fused(self.conv2, self.norm2), nn.Identity()
+        self.conv3, self.norm3 = _fused(self.conv3, self.norm3), nn.Identity()
+
+
+class WhitenedNet(nn.Module):
+    """A whitening layer with frozen weights, groups of convolutions and a linear classifier."""
+
+    def __init__(
+        self, groups: Iterable[ConvGroup | ResidualGroup], width: int, num_classes: int, act: nn.Module
+    ) -> None:
+        """`width` is the number of channels of the last group."""
+        super().__init__()
+        self.stem = nn.Conv2d(3, WHITENED, 2)
         self.stem.weight.requires_grad = False
-        channels = (whitened, *widths)
-        self.groups = nn.Sequential(*(ConvGroup(*pair, depth, norm_momentum) for pair in itertools.pairwise(channels)))
+        self.groups = nn.Sequential(*groups)
         self.pool = nn.AdaptiveMaxPool2d(1)
-        self.act = nn.GELU()
-        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+        self.act = act
+        self.head = nn.Linear(width, num_classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [batch, classes] of normalised images [batch, 3, height, width]."""
-        x = self.act(self.stem(images))
-        x = self.pool(self.groups(x)).flatten(1)
-        return self.head(x) / 9
+        return self.head(self.features(self.groups(self.act(self.stem(images))))) / 9
+
+    def features(self, maps: Tensor) -> Tensor:
+        """Return features [batch, channels] of the last group's maps [batch, channels, height, width]."""
+        return self.pool(maps).flatten(1)
 
     def get_classifier(self) -> nn.Module:
         """Return the last layer."""
@@ -116,12 +162,49 @@ class Airbench(nn.Module):
     def fuse(self) -> None:
         """Fold all norms into convolutions, in evaluation mode."""
         for group in self.groups:
-            assert isinstance(group, ConvGroup)
+            assert isinstance(group, ConvGroup | ResidualGroup)
             group.fuse()
 
     def _stem_bias(self) -> Tensor:
         assert self.stem.bias is not None
         return self.stem.bias
+
+
+class Airbench(WhitenedNet):
+    """Three groups of two or three convolutions; global max pooling."""
+
+    def __init__(self, num_classes: int, widths: tuple[int, int, int], depth: int, norm_momentum: float = 0.4) -> None:
+        if depth not in (2, 3):
+            raise ConfigError(f"model.params.depth: found {depth}, expected 2 or 3 convolutions per group")
+        channels = itertools.pairwise((WHITENED, *widths))
+        groups = (ConvGroup(*pair, depth, norm_momentum) for pair in channels)
+        super().__init__(groups, widths[-1], num_classes, nn.GELU())
+
+
+class AirbenchResidual(WhitenedNet):
+    """Three residual groups, the second and third with `middles` channels between their last two convolutions.
+
+    Features are the sum of global max and mean pooling.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        widths: tuple[int, int, int],
+        middles: tuple[int, int],
+        norm_momentum: float = 0.4,
+    ) -> None:
+        channels = itertools.pairwise((WHITENED, *widths))
+        middle_channels, kernel_sizes = (widths[0], *middles), ((3, 1, 1), (3, 3, 1), (2, 3, 3))
+        groups = (
+            ResidualGroup(*pair, middle, sizes, norm_momentum)
+            for pair, middle, sizes in zip(channels, middle_channels, kernel_sizes, strict=True)
+        )
+        super().__init__(groups, widths[-1], num_classes, nn.SiLU())
+
+    def features(self, maps: Tensor) -> Tensor:
+        """Return features [batch, channels] of the last group's maps [batch, channels, height, width]."""
+        return self.pool(maps).flatten(1) + maps.mean((2, 3))
 
 
 def _fused(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.config import ModelConfig
 from pipeline.error_messages import on_one_line
 from pipeline.errors import ConfigError
-from pipeline.learning.airbench import Airbench
+from pipeline.learning.airbench import Airbench, AirbenchResidual
 from pipeline.learning.hub import hub_errors
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.stem import make_stem_small
@@ -24,7 +24,15 @@ from pipeline.learning.weights import NamedWeights, match_names, read_weights
 from pipeline.progress import log
 from pipeline.task import Task
 
-OUR_MODELS = ("airbench94", "airbench94_small", "airbench95", "airbench96", "tutorial_cnn")
+OUR_MODELS = (
+    "airbench94",
+    "airbench94_small",
+    "airbench95",
+    "airbench96",
+    "airbench_res28",
+    "airbench_res40",
+    "tutorial_cnn",
+)
 LOADER_ARGUMENTS = {
     "checkpoint_path": "give the file in model.weights",
     "pretrained": "set model.pretrained",
@@ -251,3 +259,15 @@ def airbench95(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: A
 def airbench96(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
     """Widths 128/384/512, three convolutions per group."""
     return _make(Airbench, kwargs, widths=(128, 384, 512), depth=3)
+
+
+@register_model
+def airbench_res28(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
+    """Residual groups of widths 28/112/320: three quarters of the FLOPs of airbench94_small."""
+    return _make(AirbenchResidual, kwargs, widths=(28, 112, 320), middles=(80, 224))
+
+
+@register_model
+def airbench_res40(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
+    """Residual groups of widths 40/144/352: 43 % of the FLOPs of airbench94."""
+    return _make(AirbenchResidual, kwargs, widths=(40, 144, 352), middles=(112, 256))

@@ -16,7 +16,7 @@ from pipeline.learning.seeding import fold_seed
 from pipeline.learning.train import make_loader
 from pipeline.report import figures
 from pipeline.report.blocks import Block, CaptionedImage, Code, Figure, Gallery, ImageTable, Section, Text
-from pipeline.report.images import as_data_uri, training_image
+from pipeline.report.images import as_data_uri, captioned_image
 from pipeline.report.run_data import RunData
 from pipeline.temperature_scaling import to_probabilities
 
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 def training_images_section(data: RunData) -> Section:
     """Return the section with raw images, their augmented forms as each member trained on them, and their TTA views."""
-    rows = np.flatnonzero(data.table.folds != 0)
+    rows = np.flatnonzero(data.training_table.folds != data.config.folds.trained[0])
     members = data.config.members.items()
     blocks: list[Block] = [_augmented_images(data, name, member, rows) for name, member in members]
     specs = dict.fromkeys(input_spec(member.model, data.task) for _, member in members)
@@ -40,15 +40,15 @@ def training_images_section(data: RunData) -> Section:
 
 
 def _augmented_images(data: RunData, name: str, member: MemberConfig, rows: NDArray[np.int64]) -> ImageTable:
-    """Return training images of fold 0, which are the given rows, as in some epochs of a member's training."""
-    table = data.table
-    seed = fold_seed(data.config.seed, name, 0)
-    loader = make_loader(member, data.images[rows], table.labels[rows], seed=seed)
+    """Return training images of the first fold, the given rows of all, as in some epochs of a member's training."""
+    table, all_images, fold = data.training_table, data.training_images, data.config.folds.trained[0]
+    seed = fold_seed(data.config.seed, name, fold)
+    loader = make_loader(member, all_images[rows], table.labels[rows], seed=seed)
     spec = input_spec(member.model, data.task)
     epochs = _spread(member.num_epochs, NUM_EPOCHS_SHOWN)
     image_rows = []
     for index, row in enumerate(rows[:NUM_EXAMPLES]):
-        images = [CaptionedImage(as_data_uri(data.images[row]), "")]
+        images = [CaptionedImage(as_data_uri(all_images[row]), "")]
         for epoch in epochs:
             augmented, size = loader.augmented_image(index, epoch), member.train.phase(epoch, spec.size).image_size
             source = "" if augmented is None else as_data_uri(_as_input(augmented, spec.at_size(size)))
@@ -66,8 +66,8 @@ def _tta_images(data: RunData, spec: InputSpec, rows: NDArray[np.int64]) -> Imag
     views = tta_views(data.config.predict.tta)
     image_rows = []
     for row in rows:
-        images = [CaptionedImage(as_data_uri(_as_input(data.images[row], spec, view)), "") for view in views]
-        image_rows.append((str(data.table.ids[row]), images))
+        images = [CaptionedImage(as_data_uri(_as_input(data.training_images[row], spec, view)), "") for view in views]
+        image_rows.append((str(data.training_table.ids[row]), images))
     caption = f"TTA views of the input, {spec.size} x {spec.size} pixels, with the weights of their logits."
     return ImageTable(caption, ["image", *map(_describe_view, views)], image_rows)
 
@@ -105,7 +105,8 @@ def label_issues_section(data: RunData) -> Section:
 
 def near_duplicates_section(data: RunData) -> Section:
     """Return the section with groups of near-duplicate training images."""
-    groups, sizes = np.unique(data.table.groups, return_counts=True)
+    table, names = data.training_table, data.task.class_names
+    groups, sizes = np.unique(table.groups, return_counts=True)
     order = np.argsort(-sizes, kind="stable")
     largest = order[sizes[order] > 1]
     text = f"{sizes[largest].sum():,} images in {len(largest):,} groups of near-duplicates; each group is in one fold."
@@ -113,9 +114,10 @@ def near_duplicates_section(data: RunData) -> Section:
         text = "Not computed: the config has folds.group_duplicates: false."
     image_rows = []
     for group in largest[:NUM_DUPLICATE_GROUPS]:
-        rows = np.flatnonzero(data.table.groups == groups[group])
+        rows = np.flatnonzero(table.groups == groups[group])
         images = [
-            training_image(data, int(row), data.task.class_names[data.table.labels[row]]) for row in rows[:NUM_OF_GROUP]
+            captioned_image(data.training_images, table, names, int(row), names[table.labels[row]])
+            for row in rows[:NUM_OF_GROUP]
         ]
         image_rows.append((f"{len(rows)} images", images))
     blocks: list[Block] = [Text(text)]
@@ -133,7 +135,7 @@ def test_images_section(data: RunData) -> Section:
     confidence, n = probabilities.max(1), len(ids)
     shares = {
         "predicted test labels": _class_shares(probabilities.argmax(1), task.num_classes),
-        "training labels": _class_shares(data.table.labels, task.num_classes),
+        "training labels": _class_shares(data.training_table.labels, task.num_classes),
     }
     images = [
         CaptionedImage(as_data_uri(data.test_images[row]), f"{ids[row]}\n{_top_two(probabilities[row], data)}")

@@ -1,6 +1,7 @@
 """uint8 images [height, width, 3] -> images of a page."""
 
 import base64
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.report.blocks import CaptionedImage
 from pipeline.report.run_data import RunData
+from pipeline.runs.fold_table import FoldTable
 
 QUALITY = 92  # of WebP: half the size of PNG without a visible difference
 
@@ -21,7 +23,13 @@ def as_data_uri(image: NDArray[np.uint8]) -> str:
 
 
 def training_image(data: RunData, row: int, caption: str) -> CaptionedImage:
-    """Return a training image with a caption; the tooltip has its id, label and fold."""
-    table = data.table
-    title = f"id {table.ids[row]}, {data.task.class_names[table.labels[row]]}, fold {table.folds[row]}"
-    return CaptionedImage(as_data_uri(data.images[row]), caption, title)
+    """Return an image that is predicted out of fold with a caption; the tooltip has its id, label and fold."""
+    return captioned_image(data.images, data.table, data.task.class_names, row, caption)
+
+
+def captioned_image(
+    images: NDArray[np.uint8], table: FoldTable, class_names: Sequence[str], row: int, caption: str
+) -> CaptionedImage:
+    """Return an image of a table with a caption; the tooltip has its id, label and fold."""
+    title = f"id {table.ids[row]}, {class_names[table.labels[row]]}, fold {table.folds[row]}"
+    return CaptionedImage(as_data_uri(images[row]), caption, title)

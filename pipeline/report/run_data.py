@@ -26,7 +26,7 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class RunData:
-    """A run whose folds are all trained. Rows of training images are those of `table`."""
+    """A run whose folds are all trained. Rows of `table` and `images` are the images that are predicted out of fold."""
 
     name: str
     task: Task
@@ -36,7 +36,10 @@ class RunData:
     uploads: list[Upload]
     table: FoldTable
     images: Images
-    """Training images [N, height, width, 3]."""
+    """[N, height, width, 3]."""
+    training_table: FoldTable
+    """Of all training images: those of folds that the run does not train as well."""
+    training_images: Images
     evaluation: Evaluation
     histories: Mapping[str, Mapping[int, History]]
     """member -> fold -> epochs."""
@@ -88,7 +91,8 @@ def collect(
             f"the run {run.name} predicted {len(test.predictions.ids):,} test images with other ids than the "
             f"{len(stores['test'].ids):,} of the input; pass the run's own input folder with --input"
         )
-    folds = range(config.folds.num_folds)
+    folds, table, images = config.folds.trained, evaluation.table, stores["train"].images
+    is_validated = np.isin(stores["train"].ids, table.ids)
     return RunData(
         name=run.name,
         task=task,
@@ -96,8 +100,10 @@ def collect(
         environment=run.environment(),
         times=run.times(),
         uploads=uploads,
-        table=evaluation.table,
-        images=stores["train"].images,
+        table=table,
+        images=images if is_validated.all() else images[is_validated],
+        training_table=run.folds(),
+        training_images=images,
         evaluation=evaluation,
         histories={name: {fold: run.fold(name, fold).history() for fold in folds} for name in config.members},
         test=test,

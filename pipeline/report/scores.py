@@ -45,7 +45,7 @@ def _stages(data: RunData) -> Table:
     for entry in data.times:
         seconds[entry.stage] = seconds.get(entry.stage, 0.0) + entry.seconds
     num_test = 0 if data.test_images is None else len(data.test_images)
-    num_images = {"prepare": len(data.images) + num_test, "predict": num_test}
+    num_images = {"prepare": len(data.training_images) + num_test, "predict": num_test}
     passes = 0 if data.test is None else int(data.test.forward_passes.sum())
     rows: list[list[Cell]] = []
     for stage, spent in seconds.items():

@@ -1,6 +1,7 @@
 """folds.csv: id, label, fold and near-duplicate group of every training image."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -23,17 +24,28 @@ class FoldTable:
     folds: NDArray[np.int64]
     groups: NDArray[np.int64]
 
-    def num_training_images(self, fold: int) -> int:
-        """Return how many images the model of a fold (from 0) is trained on."""
+    def num_training_images(self, fold: int | None) -> int:
+        """Return how many images the model of a fold (from 0) is trained on; of None, a refit: all."""
         return int((~self.is_validation(fold)).sum())
 
     def labels_for(self, ids: Ids) -> NDArray[np.int64]:
         """Return the labels of some ids, in their order."""
         return self.labels[np.searchsorted(self.ids, ids)]
 
-    def is_validation(self, fold: int) -> NDArray[np.bool_]:
-        """Return which rows [N] are the validation images of a fold; the others are its training images."""
-        return self.folds == fold
+    def is_validation(self, fold: int | None) -> NDArray[np.bool_]:
+        """Return which rows [N] are the validation images of a fold, of None no row; the others are training images."""
+        return np.zeros(len(self.ids), bool) if fold is None else self.folds == fold
+
+    def only(self, folds: Collection[int]) -> Self:
+        """Return the rows that are validation images of some folds."""
+        rows = np.isin(self.folds, list(folds))
+        return (
+            self
+            if rows.all()
+            else replace(
+                self, ids=self.ids[rows], labels=self.labels[rows], folds=self.folds[rows], groups=self.groups[rows]
+            )
+        )
 
     def save(self, path: Path) -> None:
         """Write the table, atomically."""

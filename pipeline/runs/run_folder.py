@@ -66,6 +66,10 @@ class RunFolder:
         """Return the folder of a member on a fold (from 0)."""
         return FoldFolder(self.path / member / f"fold_{fold}")
 
+    def refit(self, member: str, number: int) -> FoldFolder:
+        """Return the folder of a member's refit (from 0), whose out-of-fold predictions are empty."""
+        return FoldFolder(self.path / member / f"refit_{number}")
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Lock the run for its only writer. Raises RunError with the owner's process id.
@@ -87,7 +91,7 @@ class RunFolder:
 
     def _require_intact(self) -> None:
         """Raise RunError if files that the run wrote were changed or deleted."""
-        started = self._folds.exists() or any(self.path.glob("*/fold_*/*"))
+        started = self._folds.exists() or any(self.path.glob("*/fold_*/*")) or any(self.path.glob("*/refit_*/*"))
         names = (self._config.name, "environment.json", "input.json", self._folds.name, CHECKSUMS_JSON)
         lost = [name for name in names if not (self.path / name).exists()] if started else []
         changed = lost or self._checksums.corrupted()
