@@ -101,7 +101,7 @@ def train(
     options: RunOptions,
     fold: Annotated[int | None, typer.Option(help="Train only this fold, from 0: a quick check of a config.")] = None,
 ) -> None:
-    """Train the missing folds and evaluate them on their validation images."""
+    """Train the missing folds and refits, and evaluate the folds on their validation images."""
     job = options.context(context.obj, fold=fold)
     from pipeline import workflow
 
@@ -123,7 +123,7 @@ def validate(context: typer.Context, run: RunOption = None) -> None:
 @app.command()
 @takes_run_options
 def predict(context: typer.Context, options: RunOptions) -> None:
-    """Predict the test images with all folds, and write a checked submission.csv."""
+    """Predict the test images with all folds, or the refits, and write a checked submission.csv."""
     job = options.context(context.obj, will_train=False)
     from pipeline import workflow
 
