@@ -36,7 +36,7 @@ from pipeline.temperature_scaling import to_probabilities
 
 MIN_TEST_TO_SAMPLE_RATIO = 5  # with fewer test images the calibration sample costs more than it saves
 MIN_WEIGHT = 1e-6  # members with less weight are skipped
-CALIBRATION, STAGE = "calibration", "stage"  # names of the files of saved logits
+CALIBRATION, STAGE = "sample", "cascade"  # names of the files of saved logits; those of other stages had other names
 
 
 def predict_cascade(
@@ -86,7 +86,8 @@ def format_cascade_stats(stats: CascadeStats, num_images: int) -> str:
     passes, stages = 0, []
     for number, stage in enumerate(stats.stages, start=1):
         passes += stage.forward_passes
-        stages.append(f"stage {number} ({passes} passes so far) {stage.num_images:,}")
+        plural = "" if passes == 1 else "es"
+        stages.append(f"stage {number} ({passes} pass{plural} so far) {stage.num_images:,}")
     num_budget_exits = sum(stage.num_budget_exits for stage in stats.stages)
     limited = f"; {num_budget_exits:,} early exits because the compute budget was exhausted" if num_budget_exits else ""
     return (

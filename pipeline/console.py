@@ -109,7 +109,7 @@ def runs_table(rows: Sequence[RunRow]) -> Table:
             row.run,
             row.config,
             row.members,
-            f"{row.folds} + {row.refits} refits" if row.refits else str(row.folds),
+            f"{row.folds} + {_number(row.refits, 'refit')}" if row.refits else str(row.folds),
             cv,
             minutes,
             *scores,
@@ -134,8 +134,12 @@ def _member_lines(name: str, member: MemberMetrics) -> list[str]:
 
 
 def _count_trained(member: MemberMetrics) -> str:
-    refits = f" and {member.num_refits} refits" if member.num_refits else ""
-    return f"{len(member.folds)} folds{refits} trained"
+    refits = f" and {_number(member.num_refits, 'refit')}" if member.num_refits else ""
+    return f"{_number(len(member.folds), 'fold')}{refits} trained"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _ensemble_lines(ensemble: EnsembleMetrics) -> list[str]:

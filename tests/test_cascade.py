@@ -254,7 +254,7 @@ def test_refits_alone_predict_the_test_images_and_fold_models_only_the_calibrati
 
     assert result.stats.agreement.models == ["good refit 0", "good refit 1"]
     assert result.forward_passes.max() == 12
-    assert saved == ["calibration.000.npz"]
+    assert saved == ["sample.000.npz"]
     assert not (tmp_path / "good" / "fold_1").exists()
 
 
@@ -266,6 +266,6 @@ def test_statistics_are_formatted_with_stages_and_mean(tmp_path):
     assert format_cascade_stats(full, NUM_IMAGES) == (
         "full ensemble for 2,000 test images: 36 forward passes (models x TTA views) each"
     )
-    assert text.startswith("cascade: images by forward passes (models x TTA views): stage 1 (1 passes so far) 1,600, ")
+    assert text.startswith("cascade: images by forward passes (models x TTA views): stage 1 (1 pass so far) 1,600, ")
     assert f"400 calibration images with all 36; mean {limited.mean_forward_passes:.2f} passes, " in text
     assert "early exits because the compute budget was exhausted" in text
