@@ -26,6 +26,7 @@ from pipeline.learning.exit_rule import (
     num_forward_passes,
     plan_full_ensemble,
     plan_stages,
+    smallest_drop,
 )
 from pipeline.learning.flops import forward_flops
 from pipeline.learning.predict import tta_views
@@ -34,7 +35,7 @@ from pipeline.progress import Display, log
 from pipeline.results import Agreement, CascadeStats, StageStats
 from pipeline.temperature_scaling import to_probabilities
 
-MIN_TEST_TO_SAMPLE_RATIO = 5  # with fewer test images the calibration sample costs more than it saves
+TEST_TO_SAMPLE_RATIO = 5  # a larger calibration sample costs more than it saves
 MIN_WEIGHT = 1e-6  # members with less weight are skipped
 CALIBRATION, STAGE = "sample", "cascade"  # names of the files of saved logits; those of other stages had other names
 
@@ -54,15 +55,23 @@ def predict_cascade(
     """Predict the test images with the models `jobs` of all members that have a weight in the ensemble.
 
     With a cascade config, images exit early; the accuracy drop is estimated for images distributed like `out_of_fold`,
-    the ensemble's out-of-fold predictions, which the models of `fold_jobs` made. Without one, or with few test images,
-    every image gets the full ensemble.
+    the ensemble's out-of-fold predictions, which the models of `fold_jobs` made. Without one, or with too few test
+    images to measure the allowed drop on a part of them, every image gets the full ensemble.
     """
     predictor = _EnsemblePredictor(jobs, ensemble, store, executor, display)
     num_images = len(store.ids)
-    if config is None or num_images < MIN_TEST_TO_SAMPLE_RATIO * config.calibration_size:
+    if config is None:
+        return _predict_full(predictor)
+    sample_size = min(config.calibration_size, num_images // TEST_TO_SAMPLE_RATIO)
+    if 0 < config.max_accuracy_drop < smallest_drop(sample_size):
+        log.info(
+            "full ensemble for all test images: a calibration sample of %s of them can't show a drop of accuracy of %s",
+            f"{sample_size:,}",
+            config.max_accuracy_drop,
+        )
         return _predict_full(predictor)
     stages = plan_stages(len(predictor.jobs), predictor.jobs[0].tta)
-    sample = np.sort(np.random.default_rng(seed).permutation(num_images)[: config.calibration_size])
+    sample = np.sort(np.random.default_rng(seed).permutation(num_images)[:sample_size])
     first_fold = _EnsemblePredictor(
         [j for j in fold_jobs if j.fold == fold_jobs[0].fold], ensemble, store, executor, display
     )
@@ -102,12 +111,13 @@ class _ThresholdFit:
     probabilities: Probabilities
     thresholds: ExitThresholds
     agreement: Agreement
+    num_fold_passes: int
+    """Forward passes of each image of the sample by fold models that are not in the ensemble."""
 
 
 def _predict_full(predictor: "_EnsemblePredictor") -> CascadePredictions:
-    (stage,) = plan_full_ensemble(len(predictor.jobs), predictor.jobs[0].tta)
-    num_images, passes = len(predictor.store.ids), num_forward_passes(stage)
-    probabilities = predictor.run_stage(stage, f"{STAGE}_0", np.arange(num_images), keep_logits=False)
+    num_images, passes = len(predictor.store.ids), len(predictor.jobs) * len(tta_views(predictor.jobs[0].tta))
+    probabilities = predictor.run_full_ensemble(f"{STAGE}_0", np.arange(num_images))
     stats = CascadeStats(
         stages=[StageStats(forward_passes=passes, num_images=num_images)],
         full_forward_passes=passes,
@@ -129,7 +139,7 @@ def _predict_with_exits(
     full_passes = sum(map(num_forward_passes, stages))
     probabilities = np.empty((num_images, fit.probabilities.shape[1]), np.float32)
     forward_passes = np.zeros(num_images, np.int64)
-    probabilities[sample], forward_passes[sample] = fit.probabilities, full_passes
+    probabilities[sample], forward_passes[sample] = fit.probabilities, full_passes + fit.num_fold_passes
     rows, stats = np.setdiff1d(np.arange(num_images), sample), []
     for index, stage in enumerate(stages):
         if not len(rows):
@@ -186,11 +196,16 @@ def _fit_thresholds(
     ]
     # Out of fold, each image is predicted by the models of one fold: compare with those of one fold on the sample.
     validation_margins = margins(to_probabilities(out_of_fold.logits))
-    image_weights = importance_weights(validation_margins, margins(predictor.probabilities_by(first_fold, sample)))
+    is_included = predictor.includes(first_fold)
+    sample_margins = margins(
+        predictor.probabilities_by(first_fold) if is_included else first_fold.run_full_ensemble(CALIBRATION, sample)
+    )
+    image_weights = importance_weights(validation_margins, sample_margins)
     thresholds = fit_exit_thresholds(stage_probabilities, max_accuracy_drop, image_weights)
     agreement = predictor.agreement()
     predictor.reset()
-    return _ThresholdFit(stage_probabilities[-1], thresholds, agreement)
+    num_fold_passes = 0 if is_included else len(first_fold.jobs) * len(tta_views(first_fold.jobs[0].tta))
+    return _ThresholdFit(stage_probabilities[-1], thresholds, agreement, num_fold_passes)
 
 
 class _EnsemblePredictor:
@@ -257,19 +272,20 @@ class _EnsemblePredictor:
         ids = self.store.ids[rows]
         self._parts = [[(weight, part.select(ids)) for weight, part in parts] for parts in self._parts]
 
-    def probabilities_by(self, others: "_EnsemblePredictor", rows: NDArray[np.int64]) -> Probabilities:
-        """Return the ensemble's probabilities of some images by the models of `others` alone, with all TTA views.
+    def run_full_ensemble(self, name: str, rows: NDArray[np.int64]) -> Probabilities:
+        """Run all models with all TTA views on some images; return the ensemble's probabilities [rows, classes]."""
+        (stage,) = plan_full_ensemble(len(self.jobs), self.jobs[0].tta)
+        return self.run_stage(stage, name, rows, keep_logits=False)
 
-        These images must have passed all stages. Models that are not among this predictor's run on them now.
-        """
-        names = [str(job) for job in self.jobs]
-        if all(str(job) in names for job in others.jobs):
-            models = [names.index(str(job)) for job in others.jobs]
-            return self._ensemble.probabilities((self.jobs[model].member_name, self._mean(model)) for model in models)[
-                1
-            ]
-        (stage,) = plan_full_ensemble(len(others.jobs), others.jobs[0].tta)
-        return others.run_stage(stage, CALIBRATION, rows, keep_logits=False)
+    def includes(self, others: "_EnsemblePredictor") -> bool:
+        """Whether the models of `others` are among this predictor's."""
+        return set(map(str, others.jobs)) <= set(map(str, self.jobs))
+
+    def probabilities_by(self, others: "_EnsemblePredictor") -> Probabilities:
+        """Return the ensemble's probabilities by included models alone, of images that passed all stages."""
+        names = list(map(str, self.jobs))
+        models = [names.index(str(job)) for job in others.jobs]
+        return self._ensemble.probabilities((self.jobs[model].member_name, self._mean(model)) for model in models)[1]
 
     def agreement(self) -> Agreement:
         """Return the agreement of each pair of models; every stage must have run on the same images."""

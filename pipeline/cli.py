@@ -123,7 +123,7 @@ def validate(context: typer.Context, run: RunOption = None) -> None:
 @app.command()
 @takes_run_options
 def predict(context: typer.Context, options: RunOptions) -> None:
-    """Predict the test images with all folds, or the refits, and write a checked submission.csv."""
+    """Predict the test images with the fold models, the refits, or both, and write a checked submission.csv."""
     job = options.context(context.obj, will_train=False)
     from pipeline import workflow
 

@@ -70,7 +70,7 @@ class FoldsConfig(BaseConfig):
 
 
 class RefitConfig(BaseConfig):
-    """Models that are trained on all training images, after the folds have given an honest score."""
+    """Models that are trained on all training images; the score is measured on the folds."""
 
     models: int = Field(0, ge=0, le=100)
     """Models of each member, trained alike but for their seeds; 0: the fold models alone predict the test images."""
@@ -312,7 +312,7 @@ class CascadeConfig(BaseConfig):
     max_forward_passes: float = Field(8.0, gt=0, le=1e6)
     """Compute budget: mean forward passes (models x TTA views) per image; the test set may be out of distribution."""
     calibration_size: int = Field(5000, ge=10)
-    """Test images that get the full ensemble, to fit the exit thresholds."""
+    """Test images that get the full ensemble, to fit the exit thresholds; at most a fifth of them."""
 
 
 class PredictConfig(BaseConfig):
@@ -388,6 +388,17 @@ class Config(BaseConfig):
             if lower.count(name.lower()) > 1:
                 raise ValueError(f"{name!r} has the name of another member but for capitals; choose another name")
         return members
+
+    @model_validator(mode="after")
+    def _require_different_refits(self) -> "Config":
+        if self.refit.models > 1:
+            for name, member in self.members.items():
+                if member.head == "linear":
+                    raise ValueError(
+                        f"refit.models is {self.refit.models}, but all refits of {name} would be the same, as it has "
+                        "head: linear; set refit.models: 1"
+                    )
+        return self
 
     def experiment(self) -> Json:
         """Return what determines the results: everything but paths, logging and hardware settings."""

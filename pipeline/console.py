@@ -32,8 +32,8 @@ def format_metrics(metrics: Metrics) -> str:
     lines = [line for name, member in metrics.members.items() for line in _member_lines(name, member)]
     if metrics.ensemble is not None:
         lines += _ensemble_lines(metrics.ensemble)
-    if metrics.untrained_folds:
-        lines.append(f"not trained yet: {', '.join(metrics.untrained_folds)}")
+    if untrained := [*metrics.untrained_folds, *metrics.untrained_refits]:
+        lines.append(f"not trained yet: {', '.join(untrained)}")
     return "\n".join(lines)
 
 
@@ -109,7 +109,7 @@ def runs_table(rows: Sequence[RunRow]) -> Table:
             row.run,
             row.config,
             row.members,
-            f"{row.folds} + {_number(row.refits, 'refit')}" if row.refits else str(row.folds),
+            f"{row.folds} + {_pluralize(row.refits, 'refit')}" if row.refits else str(row.folds),
             cv,
             minutes,
             *scores,
@@ -134,11 +134,11 @@ def _member_lines(name: str, member: MemberMetrics) -> list[str]:
 
 
 def _count_trained(member: MemberMetrics) -> str:
-    refits = f" and {_number(member.num_refits, 'refit')}" if member.num_refits else ""
-    return f"{_number(len(member.folds), 'fold')}{refits} trained"
+    refits = f" and {_pluralize(member.num_refits, 'refit')}" if member.num_refits else ""
+    return f"{_pluralize(len(member.folds), 'fold')}{refits} trained"
 
 
-def _number(count: int, noun: str) -> str:
+def _pluralize(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 

@@ -23,6 +23,7 @@ from pipeline.results import (
     job_name,
     refit_name,
 )
+from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import ENSEMBLE, RunFolder
 from pipeline.task import Labels, Task
@@ -59,11 +60,13 @@ def load_fold_predictions(run: RunFolder, config: Config) -> dict[tuple[str, int
 
 def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predictions: FoldPredictions) -> Evaluation:
     """Score the trained folds and members, fit the ensemble on them, and save metrics.json and ensemble.json."""
-    folds, validated = config.folds.trained, table.only(config.folds.trained)
+    folds, validated = config.folds.trained, table.select_folds(config.folds.trained)
     members, member_metrics, untrained = {}, {}, []
     for name in config.members:
         trained = {fold: predictions[name, fold] for fold in folds if (name, fold) in predictions}
-        untrained += [_describe_untrained(run, name, fold) for fold in folds if fold not in trained]
+        untrained += [
+            _describe_untrained(job_name(name, fold), run.fold(name, fold)) for fold in folds if fold not in trained
+        ]
         if len(trained) == len(folds):
             members[name] = join(list(trained.values()))
         member_metrics[name] = MemberMetrics(
@@ -72,7 +75,9 @@ def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predi
             out_of_fold=_score(members[name], table) if name in members else None,
             num_refits=len(_trained_refits(run, config, name)),
         )
-    metrics = Metrics(members=member_metrics, untrained_folds=untrained)
+    metrics = Metrics(
+        members=member_metrics, untrained_folds=untrained, untrained_refits=_untrained_refits(run, config)
+    )
     if untrained:
         evaluation = Evaluation(metrics, validated, members)
     else:
@@ -190,6 +195,15 @@ def _fold_compute(config: Config, task: Task, name: str, num_images: int) -> Fol
     return fold_compute(config.members[name], task, num_images, config.predict.tta)
 
 
-def _describe_untrained(run: RunFolder, name: str, fold: int) -> str:
-    corrupted = "".join(f" ({path.name} is corrupted or missing)" for path in run.fold(name, fold).corrupted())
-    return f"{job_name(name, fold)}{corrupted}"
+def _untrained_refits(run: RunFolder, config: Config) -> list[str]:
+    return [
+        _describe_untrained(refit_name(name, number), run.refit(name, number))
+        for name in config.members
+        for number in range(config.refit.models)
+        if number not in _trained_refits(run, config, name)
+    ]
+
+
+def _describe_untrained(name: str, folder: FoldFolder) -> str:
+    corrupted = "".join(f" ({path.name} is corrupted or missing)" for path in folder.corrupted())
+    return f"{name}{corrupted}"

@@ -72,6 +72,7 @@ class Metrics(Result):
     members: dict[str, MemberMetrics]
     untrained_folds: list[str] = []
     """Folds that are not trained yet, or whose files are corrupted."""
+    untrained_refits: list[str] = []
     ensemble: EnsembleMetrics | None = None
     """None until all folds of all members are trained."""
 

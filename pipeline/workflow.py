@@ -66,7 +66,7 @@ def predict(context: RunContext) -> JobResult:
     evaluation = validate(context.run, context.task)
     remedy = for_run("train", context.run.name, context.source.folder)
     _require_all_folds(context.run, evaluation, remedy)
-    _require_trained(context.run, [str(job) for job in context.test_jobs if not job.folder.is_trained], remedy)
+    _require_trained(context.run, evaluation.metrics.untrained_refits, remedy)
     with context.run.lock():
         prepare_run(context)
         test = predict_test(context, evaluation)
@@ -90,8 +90,9 @@ def train_folds(context: RunContext, *, then_predict: bool = False) -> FoldPredi
     """
     trained = {str(job) for job in context.jobs if job.folder.is_trained}
     missing = [job for job in context.jobs if str(job) not in trained and context.only_fold in (None, job.fold)]
-    for path in (path for job in missing for path in job.folder.corrupted()):
-        log.warning("%s is corrupted or missing; its fold is trained again", path)
+    for job in missing:
+        for path in job.folder.corrupted():
+            log.warning("%s is corrupted or missing; %s is trained again", path, job)
     flops = sum(job.training_flops(context.fold_table) for job in missing)
     if then_predict:
         flops += max_prediction_flops(

@@ -43,7 +43,7 @@ members:
     model: {name: tutorial_cnn}
     train: {epochs: 1, batch_size: 16, optimizer: {lr: 0.02}}
 folds: {num_folds: 2}
-predict: {tta: flip_translate, cascade: {calibration_size: 12}}
+predict: {tta: flip_translate, cascade: {calibration_size: 12, max_accuracy_drop: 0.3}}
 machine: {jobs: 1, threads_per_job: 1}
 """
 

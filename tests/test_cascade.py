@@ -136,11 +136,17 @@ def test_stage_without_images_is_not_started(tmp_path):
     assert [stage.num_images for stage in result.stats.stages] == [NUM_IMAGES - 400]
 
 
-def test_few_test_images_get_the_full_ensemble(tmp_path):
-    result = predict(tmp_path, calibration_size=401)
+def test_all_images_get_the_full_ensemble_if_the_sample_is_too_small_for_the_allowed_drop(tmp_path, caplog):
+    caplog.set_level("INFO")
+    result = predict(tmp_path, calibration_size=5000, max_accuracy_drop=0.0008)
 
     assert set(result.forward_passes.tolist()) == {36}
     assert result.stats.expected_accuracy_drop is None
+    assert "a calibration sample of 400 of them can't show a drop of accuracy of 0.0008" in caplog.text
+
+
+def test_calibration_sample_is_at_most_a_fifth_of_the_test_images(tmp_path):
+    assert predict(tmp_path, calibration_size=5000, max_accuracy_drop=0.001).stats.calibration_size == 400
 
 
 @pytest.mark.parametrize("fails_at", [1, 5, 13, 15])
@@ -159,7 +165,9 @@ def test_interrupted_cascade_resumes_to_the_same_bytes(tmp_path, fails_at):
     assert resumed.stats == uninterrupted.stats
 
 
-@pytest.mark.parametrize("values", [{}, {"calibration_size": 200}], ids=["full ensemble", "cascade"])
+@pytest.mark.parametrize(
+    "values", [{}, {"calibration_size": 200, "max_accuracy_drop": 0.01}], ids=["full ensemble", "cascade"]
+)
 def test_agreement_is_between_all_models_with_all_views_on_the_same_images(tmp_path, values):
     agreement = predict(tmp_path, **values).stats.agreement
     jobs = [Job(name, fold, tmp_path) for fold in range(3) for name in ("good", "fair")]
@@ -253,7 +261,7 @@ def test_refits_alone_predict_the_test_images_and_fold_models_only_the_calibrati
     saved = [path.name for path in (tmp_path / "good" / "fold_0" / "test_logits").iterdir()]
 
     assert result.stats.agreement.models == ["good refit 0", "good refit 1"]
-    assert result.forward_passes.max() == 12
+    assert set(result.forward_passes[result.forward_passes > 12]) == {12 + 6}  # the calibration sample
     assert saved == ["sample.000.npz"]
     assert not (tmp_path / "good" / "fold_1").exists()
 

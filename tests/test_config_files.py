@@ -70,6 +70,13 @@ def test_overrides_set_nested_keys():
             r"progressive_resizing end at \[0\.5, 0\.4\], expected rising fractions",
         ),
         ({"members": {"a": {"train": {"optimizer": {"momentum": 0}}}}}, r"nesterov needs a momentum above 0"),
+        (
+            {
+                "members": {"a": {"head": "linear", "model": {"name": "resnet18", "pretrained": True}}},
+                "refit": {"models": 2},
+            },
+            r"refit.models is 2, but all refits of a would be the same",
+        ),
         ({"folds": {"train": [1, 0]}}, r"folds.train is \[1, 0\], expected different folds in ascending order"),
         ({"folds": {"train": [0, 0]}}, r"folds.train is \[0, 0\], expected different folds in ascending order"),
         (

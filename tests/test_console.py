@@ -21,12 +21,14 @@ TEXT = "accuracy 0.5000 (95 % CI 0.4700 to 0.5300), log loss 1.2500, n = 1,234"
 
 def test_unfinished_run_lists_missing_folds():
     member = MemberMetrics(folds={0: SCORES}, compute=COMPUTE)
-    text = format_metrics(Metrics(members={"net": member}, untrained_folds=["net fold 1"]))
+    text = format_metrics(
+        Metrics(members={"net": member}, untrained_folds=["net fold 1"], untrained_refits=["net refit 0"])
+    )
 
     assert text.splitlines() == [
         f"net fold 0: {TEXT}",
         "net: 1 fold trained, 10.0 min, 3.000 PFLOPs, 5000 GFLOP/s; prediction 2.000 GFLOPs per image and model",
-        "not trained yet: net fold 1",
+        "not trained yet: net fold 1, net refit 0",
     ]
 
 

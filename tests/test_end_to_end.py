@@ -128,7 +128,7 @@ def test_refits_predict_the_test_images_and_a_killed_one_resumes_to_the_same_byt
     assert json.loads((run / "cascade.json").read_text())["agreement"]["models"] == ["net refit 0", "net refit 1"]
     assert metrics["ensemble"]["scores"]["num_images"] == NUM_TRAIN / 4
     assert "net: 1 fold and 2 refits trained" in done.stdout
-    assert "2 models that are trained on all training images" in (run / "report.html").read_text()
+    assert "averages 2 models trained on all training images" in (run / "report.html").read_text()
     assert (runs[0]["folds"], runs[0]["refits"]) == (1, 2)
     assert_same_results(folder, killed, at_least=2 + 3 * 2)
 

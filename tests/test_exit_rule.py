@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.learning.exit_rule import (
-    LOSS_PER_CHANGE,
+    DROP_PER_CHANGE,
     fit_exit_thresholds,
     importance_weights,
     margins,
@@ -30,7 +30,7 @@ def test_stages_contain_every_model_with_every_tta_view_once(num_models, tta):
     assert set(cascade) == set(full)
 
 
-def test_stages_add_one_view_of_twice_the_models_and_the_last_adds_the_other_tta_views():
+def test_each_stage_adds_one_tta_view_while_models_double_and_the_last_adds_the_other_views():
     stages = plan_stages(5, "flip_translate")
     models = [[model_pass.model for model_pass in stage] for stage in stages]
 
@@ -41,14 +41,14 @@ def test_stages_add_one_view_of_twice_the_models_and_the_last_adds_the_other_tta
 def test_images_exit_if_their_prediction_does_not_change():
     final = probabilities([0.9, 0.1], [0.2, 0.8], [0.6, 0.4])
     early = probabilities([0.99, 0.01], [0.6, 0.4], [0.8, 0.2])
-    thresholds = fit_exit_thresholds([early, final], LOSS_PER_CHANGE / 3, np.ones(3))
+    thresholds = fit_exit_thresholds([early, final], DROP_PER_CHANGE / 3, np.ones(3))
 
     assert margins(early) == pytest.approx([0.98, 0.2, 0.6])
     assert 0.2 < thresholds.thresholds[0] <= 0.6
     assert needs_more_models(early, thresholds.thresholds[0], 3).tolist() == [False, True, False]
 
 
-def test_expected_drop_is_a_third_of_the_changed_predictions_and_one_more():
+def test_expected_drop_is_a_third_of_the_share_of_changed_predictions_plus_one():
     final = probabilities([0.45, 0.55], [0.9, 0.1])
     early = probabilities([0.7, 0.3], [0.8, 0.2])
     thresholds = fit_exit_thresholds([early, final], 0.34, np.array([1.0, 1.0]))
@@ -87,7 +87,7 @@ def test_larger_accuracy_drop_allows_more_early_exits():
                 rows = rows[needs_more_models(after[rows], thresholds.thresholds[stage], 3000)]
                 active_after_first.append(len(rows)) if stage == 0 else None
         num_changed = (after_stages[-1].argmax(1) != predicted.argmax(1)).sum()
-        expected = LOSS_PER_CHANGE * (num_changed + 1) / 3000 if max_drop else 0
+        expected = DROP_PER_CHANGE * (num_changed + 1) / 3000 if max_drop else 0
         assert thresholds.expected_accuracy_drop == pytest.approx(expected)
         assert expected <= max_drop
 

@@ -31,6 +31,6 @@ def test_fold_with_corrupted_weights_is_trained_again(reference, tmp_path):
     flip_bit(weights)
     finished = job.finish()
 
-    message = "fold_0/weights.safetensors is corrupted or missing; its fold is trained again"
+    message = "fold_0/weights.safetensors is corrupted or missing; tutorial fold 0 is trained again"
     assert message in finished.output.replace("\n", " ")
     assert classify(job, reference[0], finished) == SAME

@@ -46,7 +46,7 @@ def num_parameters(model):
         ("airbench94", {"depth": 3}),
         ("airbench95", {"widths": [8, 16, 24]}),
         ("airbench96", {"widths": [8, 16, 24], "norm_momentum": 0.1}),
-        ("airbench_res28", {"widths": [8, 16, 24], "middles": [12, 16]}),
+        ("airbench_res28", {"widths": [8, 16, 24], "mid_channels": [12, 16]}),
         ("test_resnet", {}),
         ("test_vit", {"img_size": 32, "patch_size": 4}),
     ],
@@ -192,6 +192,10 @@ def test_hooks_of_other_models_do_nothing(name):
         (ModelConfig(name="zzz"), r"timm has no model 'zzz'; any model of timm, or airbench94, .*tutorial_cnn"),
         (ModelConfig(name="resnet18", params={"widths": [1]}), r"model\.params: resnet18 does not accept .*widths"),
         (ModelConfig(name="airbench94", params={"depth": 5}), r"depth: found 5, expected 2 or 3"),
+        (
+            ModelConfig(name="airbench_res28", params={"mid_channels": [8]}),
+            r"model.params: found 3 widths and 1 mid_channels, expected 3 and 2",
+        ),
         (ModelConfig(name="tutorial_cnn", pretrained=True), r"tutorial_cnn has no pretrained weights"),
     ],
 )

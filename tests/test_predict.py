@@ -134,7 +134,7 @@ def test_prediction_leaves_the_model_unchanged_and_reports_progress():
 
 @pytest.mark.parametrize(
     ("name", "params"),
-    [("airbench94", {"depth": 2}), ("airbench94", {"depth": 3}), ("airbench_res28", {"middles": [12, 16]})],
+    [("airbench94", {"depth": 2}), ("airbench94", {"depth": 3}), ("airbench_res28", {"mid_channels": [12, 16]})],
 )
 def test_fused_norms_change_only_the_rounding(name, params):
     model = trained_model(name, **params)

@@ -144,6 +144,7 @@ def make_run_data(task):
         training_images=images,
         evaluation=make_evaluation(task, table, members),
         histories={name: dict.fromkeys(range(3), EPOCHS) for name in members},
+        refit_histories={name: {} for name in members},
         test=make_test_predictions(task.num_classes),
         test_images=smooth_images(NUM_TEST, 4, task.image_size),
     )
@@ -217,9 +218,10 @@ def test_headline_has_accuracy_interval_and_expected_score(run_data):
 
 
 @pytest.mark.parametrize(
-    ("with_folds", "models"), [(False, "4 models that are"), (True, "4 models that are .* and 6 fold models")]
+    ("with_folds", "models"),
+    [(False, "averages 4 models trained"), (True, "averages 4 models trained .* and 6 fold models")],
 )
-def test_headline_says_that_no_score_of_refits_is_measured(run_data, with_folds, models):
+def test_headline_states_that_refits_are_not_scored(run_data, with_folds, models):
     members = {
         name: member.model_copy(update={"num_refits": 2})
         for name, member in run_data.evaluation.metrics.members.items()

@@ -105,10 +105,10 @@ def test_missing_or_corrupted_folds_are_reported(run, text):
 
 def test_table_of_some_folds_has_the_rows_of_their_validation_images():
     table = FoldTable(np.array([1, 2, 3, 4]), np.array([5, 6, 7, 8]), np.array([0, 1, 2, 1]), np.array([0, 1, 2, 1]))
-    only = table.only([1, 2])
+    only = table.select_folds([1, 2])
 
     assert [only.ids.tolist(), only.labels.tolist(), only.folds.tolist()] == [[2, 3, 4], [6, 7, 8], [1, 2, 1]]
-    assert table.only([0, 1, 2]) is table
+    assert table.select_folds([0, 1, 2]) is table
     assert table.num_training_images(1) == 2
 
 

@@ -84,7 +84,7 @@ def test_new_run_has_the_default_config_and_its_name(run, zip_folder):
     assert open_context(CIFAR10, input_dir=zip_folder).run.name == "quick"
 
 
-def test_predictions_need_the_refits(tmp_path, monkeypatch, zip_folder, run_py):
+def test_predict_raises_if_a_refit_is_missing(tmp_path, monkeypatch, zip_folder, run_py):
     monkeypatch.chdir(tmp_path)
     options = ("--input", zip_folder, "--run", "mine", "--set", "refit.models=1", "--set", "folds.train=[0]")
     (tmp_path / "tiny.yaml").write_text("members: {net: {model: {name: tutorial_cnn}, train: {epochs: 1}}}")

@@ -170,7 +170,7 @@ class FoldJob:
         epochs = self.member.num_epochs
         left = timedelta(seconds=round((epochs - record.epoch) * record.seconds))
         log.info(
-            "%s%s: epoch %d/%d, loss %.4f, training accuracy %.4f, %.0f images/s, time left %s (fold), %s (total)",
+            "%s%s: epoch %d/%d, loss %.4f, training accuracy %.4f, %.0f images/s, time left %s (model), %s (total)",
             *(
                 self,
                 node and f" on {node}",

@@ -75,14 +75,14 @@ class ConvGroup(nn.Module):
 class ResidualGroup(nn.Module):
     """A convolution, and after the pooling a pair of convolutions with a residual connection over both.
 
-    The first of the pair has `middle` channels; `kernel_sizes` are those of all three.
+    The first of the pair has `mid_channels`; `kernel_sizes` are those of all three.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        middle: int,
+        mid_channels: int,
         kernel_sizes: tuple[int, int, int],
         norm_momentum: float,
     ) -> None:
@@ -90,9 +90,9 @@ class ResidualGroup(nn.Module):
         self.conv1: nn.Conv2d = DiracConv(in_channels, out_channels, kernel_sizes[0])
         self.pool = nn.MaxPool2d(2)
         self.norm1: nn.Module = UnscaledBatchNorm(out_channels, norm_momentum)
-        self.conv2: nn.Conv2d = DiracConv(out_channels, middle, kernel_sizes[1])
-        self.norm2: nn.Module = UnscaledBatchNorm(middle, norm_momentum)
-        self.conv3: nn.Conv2d = DiracConv(middle, out_channels, kernel_sizes[2])
+        self.conv2: nn.Conv2d = DiracConv(out_channels, mid_channels, kernel_sizes[1])
+        self.norm2: nn.Module = UnscaledBatchNorm(mid_channels, norm_momentum)
+        self.conv3: nn.Conv2d = DiracConv(mid_channels, out_channels, kernel_sizes[2])
         self.norm3: nn.Module = UnscaledBatchNorm(out_channels, norm_momentum)
         self.act = nn.SiLU()
 
@@ -182,7 +182,7 @@ class Airbench(WhitenedNet):
 
 
 class AirbenchResidual(WhitenedNet):
-    """Three residual groups, the second and third with `middles` channels between their last two convolutions.
+    """Three residual groups, the second and third with `mid_channels` channels between their last two convolutions.
 
     Features are the sum of global max and mean pooling.
     """
@@ -191,14 +191,18 @@ class AirbenchResidual(WhitenedNet):
         self,
         num_classes: int,
         widths: tuple[int, int, int],
-        middles: tuple[int, int],
+        mid_channels: tuple[int, int],
         norm_momentum: float = 0.4,
     ) -> None:
+        if (len(widths), len(mid_channels)) != (3, 2):
+            raise ConfigError(
+                f"model.params: found {len(widths)} widths and {len(mid_channels)} mid_channels, expected 3 and 2"
+            )
         channels = itertools.pairwise((WHITENED, *widths))
-        middle_channels, kernel_sizes = (widths[0], *middles), ((3, 1, 1), (3, 3, 1), (2, 3, 3))
+        kernel_sizes = (3, 1, 1), (3, 3, 1), (2, 3, 3)
         groups = (
             ResidualGroup(*pair, middle, sizes, norm_momentum)
-            for pair, middle, sizes in zip(channels, middle_channels, kernel_sizes, strict=True)
+            for pair, middle, sizes in zip(channels, (widths[0], *mid_channels), kernel_sizes, strict=True)
         )
         super().__init__(groups, widths[-1], num_classes, nn.SiLU())
 

@@ -18,10 +18,10 @@ Floats = NDArray[np.float64]
 Probabilities = NDArray[np.float32]
 NUM_MARGIN_BINS = 10  # for the importance weights
 NO_EXIT = 2.0  # a threshold above any margin
-# Accuracy that a changed prediction costs. The probabilities of the full ensemble say three times less, as an average
-# of calibrated models is underconfident. Measured on images that no model had seen: 0.10 to 0.34 in seven ensembles
-# (docs/experiments.md).
-LOSS_PER_CHANGE = 1 / 3
+# What a changed prediction costs in accuracy, of images that no model was trained on: 0.10 to 0.34 in seven ensembles
+# (docs/experiments.md). The probabilities of the full ensemble put it at 0.07, as an average of calibrated models is
+# underconfident.
+DROP_PER_CHANGE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ def fit_exit_thresholds(
     ensemble's; `weights` [N] are the importance weights of the images. Each stage may cost an equal part of
     `max_accuracy_drop`, plus what earlier stages left.
     """
-    full_classes, drop_per_change = stage_probabilities[-1].argmax(1), LOSS_PER_CHANGE * weights / weights.sum()
+    full_classes, drop_per_change = stage_probabilities[-1].argmax(1), DROP_PER_CHANGE * weights / weights.sum()
     active = np.ones(len(full_classes), bool)
-    # Exits end just before a changed prediction; that one counts too, or what is seen would be too favourable.
-    reserve = float(drop_per_change.mean())
+    # Exits end just before a changed prediction: without that one the estimate would be optimistic.
+    reserve = smallest_drop(len(weights))
     thresholds, spent = [], 0.0
     for stage, probabilities in enumerate(stage_probabilities[:-1], start=1):
         drops = drop_per_change * (probabilities.argmax(1) != full_classes)
@@ -109,6 +109,11 @@ def fit_exit_thresholds(
         active &= ~exits
         thresholds.append(threshold)
     return ExitThresholds(tuple(thresholds), spent + reserve if not active.all() else 0.0)
+
+
+def smallest_drop(sample_size: int) -> float:
+    """Return the smallest expected accuracy drop of early exits that a calibration sample can show."""
+    return DROP_PER_CHANGE / sample_size
 
 
 def importance_weights(validation_margins: Floats, calibration_margins: Floats) -> Floats:

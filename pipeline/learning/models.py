@@ -264,10 +264,10 @@ def airbench96(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: A
 @register_model
 def airbench_res28(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
     """Residual groups of widths 28/112/320: three quarters of the FLOPs of airbench94_small."""
-    return _make(AirbenchResidual, kwargs, widths=(28, 112, 320), middles=(80, 224))
+    return _make(AirbenchResidual, kwargs, widths=(28, 112, 320), mid_channels=(80, 224))
 
 
 @register_model
 def airbench_res40(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # noqa: ARG001
     """Residual groups of widths 40/144/352: 43 % of the FLOPs of airbench94."""
-    return _make(AirbenchResidual, kwargs, widths=(40, 144, 352), middles=(112, 256))
+    return _make(AirbenchResidual, kwargs, widths=(40, 144, 352), mid_channels=(112, 256))

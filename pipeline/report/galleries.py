@@ -56,7 +56,7 @@ def _augmented_images(data: RunData, name: str, member: MemberConfig, rows: NDAr
         image_rows.append((f"{table.ids[row]} {data.task.class_names[table.labels[row]]}", images))
     mixes = member.train.mixup_alpha > 0 or member.train.cutmix_alpha > 0
     caption = (
-        f"{name}, fold 0: augmented images as the model's input, without normalisation"
+        f"{name}, fold {fold}: augmented images as the model's input, without normalisation"
         f"{' and before Mixup or CutMix' if mixes else ''}. Dropped: in the incomplete last batch of the epoch."
     )
     return ImageTable(caption, ["image", "raw", *(f"epoch {epoch + 1}" for epoch in epochs)], image_rows)
@@ -155,7 +155,9 @@ def test_images_section(data: RunData) -> Section:
         Text(text),
         Figure(figures.histogram(confidence, "confidence (largest probability)", "test"), f"Confidence, n = {n:,}."),
         Figure(figures.counts(test.forward_passes, "forward passes (models x TTA views)", "passes"), passes),
-        Figure(figures.class_shares(task.class_names, shares), f"Classes, n = {n:,} and {len(data.table.ids):,}."),
+        Figure(
+            figures.class_shares(task.class_names, shares), f"Classes, n = {n:,} and {len(data.training_table.ids):,}."
+        ),
         Gallery(f"The {len(images)} least confident predictions.", images),
     ]
     return Section("test-images", "Test images", blocks)

@@ -26,7 +26,7 @@ def all_runs_page(rows: Sequence[RunRow], reports: Mapping[str, str]) -> Page:
     by_time: Block = Text("No run is trained on all of its folds yet.")
     timed = [run for run in evaluated if run.minutes]
     if timed:
-        caption = f"Minutes of all epochs of all folds, n = {len(timed)} runs."
+        caption = f"Minutes of all epochs of all folds and refits, n = {len(timed)} runs."
         by_time = Figure(figures.accuracy_by_minutes(timed), caption)
     table = Table(
         [field.replace("_", " ") for field in asdict(rows[0])] if rows else [],

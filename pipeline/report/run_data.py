@@ -43,6 +43,7 @@ class RunData:
     evaluation: Evaluation
     histories: Mapping[str, Mapping[int, History]]
     """member -> fold -> epochs."""
+    refit_histories: Mapping[str, Mapping[int, History]]
     test: CascadePredictions | None
     """None: not predicted yet."""
     test_images: Images | None
@@ -92,6 +93,7 @@ def collect(
             f"{len(stores['test'].ids):,} of the input; pass the run's own input folder with --input"
         )
     folds, table, images = config.folds.trained, evaluation.table, stores["train"].images
+    refits = range(config.refit.models)
     is_validated = np.isin(stores["train"].ids, table.ids)
     return RunData(
         name=run.name,
@@ -106,6 +108,10 @@ def collect(
         training_images=images,
         evaluation=evaluation,
         histories={name: {fold: run.fold(name, fold).history() for fold in folds} for name in config.members},
+        refit_histories={
+            name: {n: run.refit(name, n).history() for n in refits if run.refit(name, n).is_trained}
+            for name in config.members
+        },
         test=test,
         test_images=None if test is None else stores["test"].images,
     )

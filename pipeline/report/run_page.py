@@ -66,16 +66,18 @@ def _why_higher(data: RunData) -> str:
     """Return why the submission is expected to score higher than the out-of-fold predictions."""
     members, refit = data.evaluation.metrics.members.values(), data.config.refit
     num_fold_models = sum(len(member.folds) for member in members)
-    num_refits = sum(member.num_refits for member in members)
+    num_refits = refit.models * len(members)
     if not refit.models:
         return (
             f"the submission averages all {num_fold_models} models, an out-of-fold prediction only those that were not "
             "trained on the image"
         )
     fold_models = f" and {num_fold_models} fold models" if refit.with_folds else ""
-    models = "1 model that is" if num_refits == 1 else f"{num_refits} models that are"
     return (
-        f"the submission is of {models} trained on all training images{fold_models}, for which no score can be "
+        f"the submission averages {num_refits} models trained on all training images{fold_models}, for which no score "
+        "can be measured; the out-of-fold accuracy is that of fold models, which are trained on fewer"
+        if num_refits > 1
+        else f"the submission is that of one model trained on all training images{fold_models}, whose score can't be "
         "measured; the out-of-fold accuracy is that of fold models, which are trained on fewer"
     )
 

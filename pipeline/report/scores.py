@@ -17,15 +17,16 @@ def folds_section(data: RunData) -> Section:
     labels, accuracies, intervals, sizes = [], [], [], []
     for member, member_metrics in data.evaluation.metrics.members.items():
         for fold, scores in member_metrics.folds.items():
-            history = data.histories[member][fold]
-            seconds = sum(epoch["seconds"] for epoch in history)
-            speed = sum(epoch["seconds"] * epoch["images_per_second"] for epoch in history) / seconds
             numbers = [*_accuracy_cells(scores), Number(scores.log_loss)]
-            rows.append([member, fold, *numbers, scores.num_images, Number(seconds, 1), round(speed)])
+            rows.append([member, fold, *numbers, scores.num_images, *_time_cells(data.histories[member][fold])])
             labels.append(f"{member} {fold}")
             accuracies.append(scores.accuracy)
             intervals.append(scores.accuracy_ci95)
             sizes.append(scores.num_images)
+        rows += [
+            [member, f"refit {number}", *[None] * 5, *_time_cells(history)]
+            for number, history in data.refit_histories[member].items()
+        ]
     header = ["member", "fold", "accuracy", "95 % low", "95 % high", "log loss", "n", "seconds", "images/s"]
     caption = "Scores of each fold on its validation images; seconds and speed of its epochs."
     blocks: list[Block] = [
@@ -38,6 +39,12 @@ def folds_section(data: RunData) -> Section:
     if data.times:
         blocks.append(_stages(data))
     return Section("folds", "Folds, time and speed", blocks)
+
+
+def _time_cells(history: History) -> list[Cell]:
+    seconds = sum(epoch["seconds"] for epoch in history)
+    speed = sum(epoch["seconds"] * epoch["images_per_second"] for epoch in history) / seconds
+    return [Number(seconds, 1), round(speed)]
 
 
 def _stages(data: RunData) -> Table:

@@ -1,4 +1,4 @@
-"""submissions/<run>/<member>/fold_<n>/: checkpoint of an unfinished fold, results of a finished one."""
+"""submissions/<run>/<member>/fold_<n>/ and refit_<n>/: checkpoint of an unfinished model, results of a finished one."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ COMPUTE = "compute.json"
 
 
 class FoldFolder:
-    """One member on one fold."""
+    """One member on one fold, or refitted."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -36,7 +36,7 @@ class FoldTable:
         """Return which rows [N] are the validation images of a fold, of None no row; the others are training images."""
         return np.zeros(len(self.ids), bool) if fold is None else self.folds == fold
 
-    def only(self, folds: Collection[int]) -> Self:
+    def select_folds(self, folds: Collection[int]) -> Self:
         """Return the rows that are validation images of some folds."""
         rows = np.isin(self.folds, list(folds))
         return (

@@ -16,7 +16,7 @@ members:
     model: {name: tutorial_cnn}
     train: {epochs: 3, batch_size: 16, optimizer: {lr: 0.02}}
 folds: {num_folds: 3}
-predict: {cascade: {calibration_size: 20}}
+predict: {cascade: {calibration_size: 20, max_accuracy_drop: 0.3}}
 machine: {threads_per_job: 1}
 """
 

@@ -25,7 +25,7 @@ members:
       - {name: HorizontalFlip, params: {p: 0.5}}
     train: {epochs: 4, batch_size: 16, ema_decay: 0.5, optimizer: {muon: {lr: 0.1}}}
 folds: {num_folds: 2}
-predict: {cascade: {calibration_size: 20}}
+predict: {cascade: {calibration_size: 20, max_accuracy_drop: 0.3}}
 machine: {jobs: 1, threads_per_job: 1}
 """
 # The files of a finished run that are reproducible byte for byte; the others contain times.

@@ -1,11 +1,11 @@
 """A fifth of the training images as test images with known labels, to measure a whole config: make them, score a run.
 
-python benchmarks/pseudo_test.py make --input DIR OUT
-python run.py all --config CONFIG --input OUT --run NAME
-python benchmarks/pseudo_test.py score OUT --run NAME
+PYTHONPATH=. .venv/bin/python benchmarks/held_out.py make --input DIR OUT
+.venv/bin/python run.py all --config CONFIG --input OUT --run NAME
+PYTHONPATH=. .venv/bin/python benchmarks/held_out.py score OUT --run NAME
 
-The held-out images are a stratified fold that keeps near-duplicates together. Choose by out-of-fold scores, and score a
-finished choice once: what is chosen by these images is no longer measured by them.
+The held-out images are a stratified fold that keeps near-duplicates together. Select by out-of-fold scores, and score
+the selected config once: a score that is used for selection is biased.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from pipeline.learning.seeding import derive_seed
 from pipeline.runs.run_folder import open_run
 from pipeline.task import CIFAR10
 
-SEED = derive_seed(2026, "pseudo-test")
+SEED = derive_seed(2026, "pseudo-test")  # of the figures in docs/experiments.md
 SOLUTION = "solution.csv"
 
 
@@ -66,12 +66,13 @@ def score(out: Path, run_name: str) -> None:
     metrics, test, config = run.metrics(), run.test_results(), run.config()
     solution = out / SOLUTION
     scores = score_test_images(test.predictions, parse_labels(solution.read_bytes(), str(solution), CIFAR10))
-    assert metrics.ensemble is not None
+    if metrics.ensemble is None:
+        raise SystemExit(f"error: the run {run_name} is not finished: python run.py all --run {run_name} --input {out}")
     training = sum(member.compute.training_flops for member in metrics.members.values())
     prediction = CIFAR10.num_test * test.stats.mean_forward_passes * mean_forward_flops(config)
     print(f"out of fold {metrics.ensemble.scores.accuracy:.4f}, n = {metrics.ensemble.scores.num_images:,}")
     low, high = scores.accuracy_ci95
-    print(f"pseudo-test {scores.accuracy:.4f} ({low:.4f} to {high:.4f}), n = {scores.num_images:,}")
+    print(f"held out {scores.accuracy:.4f} ({low:.4f} to {high:.4f}), n = {scores.num_images:,}")
     print(
         f"{training / 1e15:.3f} PFLOP of training, {prediction / 1e15:.3f} of {CIFAR10.num_test:,} predictions with "
         f"{test.stats.mean_forward_passes:.2f} of {test.stats.full_forward_passes} forward passes each "
@@ -88,10 +89,11 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    makes, scores = commands.add_parser("make"), commands.add_parser("score")
-    makes.add_argument("--input", type=Path, default=Path("input"))
-    scores.add_argument("--run", required=True)
-    for command in (makes, scores):
+    make_parser = commands.add_parser("make", help="write the images and their labels as an input folder OUT")
+    score_parser = commands.add_parser("score", help="score a run whose input was OUT")
+    make_parser.add_argument("--input", type=Path, default=Path("input"), help="folder of the competition's files")
+    score_parser.add_argument("--run", required=True, help="name of the run")
+    for command in (make_parser, score_parser):
         command.add_argument("out", type=Path)
     options = parser.parse_args()
     if options.command == "make":
