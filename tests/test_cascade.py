@@ -261,7 +261,9 @@ def test_refits_alone_predict_the_test_images_and_fold_models_only_the_calibrati
     saved = [path.name for path in (tmp_path / "good" / "fold_0" / "test_logits").iterdir()]
 
     assert result.stats.agreement.models == ["good refit 0", "good refit 1"]
-    assert set(result.forward_passes[result.forward_passes > 12]) == {12 + 6}  # the calibration sample
+    assert set(result.forward_passes[result.forward_passes > 12]) == {
+        12 + 2 * 6
+    }  # the calibration sample, by both members of the first fold
     assert saved == ["sample.000.npz"]
     assert not (tmp_path / "good" / "fold_1").exists()
 

@@ -13,6 +13,7 @@ import yaml
 from conftest import CONFIG, NUM_TEST, NUM_TRAIN, ROOT
 from faults.harness import restore_interrupts
 
+from pipeline.ledger import Ledger
 from pipeline.task import CIFAR10
 
 pytestmark = pytest.mark.slow
@@ -118,7 +119,7 @@ def test_refits_predict_the_test_images_and_a_killed_one_resumes_to_the_same_byt
     kill_and_resume(folder, zip_folder, killed, killed_after="net refit 1: epoch 1/2")
     run = folder / "submissions" / "tiny"
     metrics = json.loads((run / "metrics.json").read_text())
-    runs = json.loads(run_py("runs", "--json", cwd=folder).stdout)
+    (row,) = Ledger(folder / "submissions").rows()
 
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (run / "net").iterdir()) == ["fold_1", "refit_0", "refit_1"]
@@ -129,7 +130,7 @@ def test_refits_predict_the_test_images_and_a_killed_one_resumes_to_the_same_byt
     assert metrics["ensemble"]["scores"]["num_images"] == NUM_TRAIN / 4
     assert "net: 1 fold and 2 refits trained" in done.stdout
     assert "averages 2 models trained on all training images" in (run / "report.html").read_text()
-    assert (runs[0]["folds"], runs[0]["refits"]) == (1, 2)
+    assert (row.folds, row.refits) == (1, 2)
     assert_same_results(folder, killed, at_least=2 + 3 * 2)
 
 
@@ -231,10 +232,15 @@ def test_torchvisions_dataset_has_a_test_accuracy(run_py, tmp_path, batches_fold
     )
 
 
-def test_demo_is_marked_as_synthetic_and_prints_its_test_accuracy(run_py, tmp_path):
-    done = run_py(
-        "demo", "--set", "machine.jobs=1", "--set", "machine.threads_per_job=1"
-    )  # another test file runs at the same time
+@pytest.fixture(scope="module")
+def demo_input(tmp_path_factory):
+    """A folder for the demo's dataset, which its first run makes."""
+    return tmp_path_factory.mktemp("demo")
+
+
+def test_demo_is_marked_as_synthetic_and_prints_its_test_accuracy(run_py, tmp_path, demo_input):
+    # Another test file runs at the same time.
+    done = run_py("demo", "--input", demo_input, "--set=machine.jobs=1", "--set=machine.threads_per_job=1")
     accuracy = re.search(r"^scored test images: accuracy (0\.\d+)", done.stdout, re.MULTILINE)
 
     assert done.returncode == 0, done.stderr
@@ -243,11 +249,11 @@ def test_demo_is_marked_as_synthetic_and_prints_its_test_accuracy(run_py, tmp_pa
     assert (tmp_path / "submissions" / "demo" / "submission.csv").exists()
 
 
-def test_demo_has_the_same_bytes_for_one_job_at_a_time_and_for_four(run_py, tmp_path):
+def test_demo_has_the_same_bytes_for_one_job_at_a_time_and_for_four(run_py, tmp_path, demo_input):
     short = [f"--set=members.{name}.train.epochs=1" for name in ("airbench", "tutorial_cnn")]
     for jobs in (1, 4):
         options = "--run", f"jobs{jobs}", f"--set=machine.jobs={jobs}", "--set=machine.threads_per_job=1"
-        done = run_py("demo", *options, *short)
+        done = run_py("demo", "--input", demo_input, *options, *short)
         assert done.returncode == 0, done.stderr
     one, four = (tmp_path / "submissions" / name for name in ("jobs1", "jobs4"))
     files = [path.relative_to(one) for path in one.rglob("*") if path.suffix in (".safetensors", ".npz", ".csv")]

@@ -139,8 +139,8 @@ def test_runs_are_printed_as_csv_and_json(ledger, tmp_path, capsys):
     header, row = capsys.readouterr().out.splitlines()
     print_runs(ledger.rows(), as_csv=False, as_json=True)
 
-    assert header == "run,config,members,folds,cv,cv_low,cv_high,minutes,public,private,status,date"
-    assert row.startswith("one,quick,net,2,0.8,")
+    assert header == "run,config,members,folds,refits,cv,cv_low,cv_high,minutes,public,private,status,date"
+    assert row.startswith("one,quick,net,2,0,0.8,")
     assert json.loads(capsys.readouterr().out)[0]["cv"] == 0.8
 
 

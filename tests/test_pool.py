@@ -71,8 +71,9 @@ def run_jobs(executor, folder, data):
     request = PredictRequest(np.arange(len(stores["test"].ids)), tta_views("flip"), "all")
     predicted = list(executor.predict([(job, request) for job in jobs], stores["test"], DISPLAY))
     cascade = predict_cascade(
-        jobs, ENSEMBLE, stores["test"], executor, DISPLAY, config=CASCADE, seed=1, out_of_fold=join(out_of_fold)
-    )
+        jobs, ENSEMBLE, stores["test"], executor, DISPLAY,
+        config=CASCADE, seed=1, fold_jobs=jobs, out_of_fold=join(out_of_fold),
+    )  # fmt: skip
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix in (".safetensors", ".npz")]
     files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     return [(part.ids.tolist(), part.logits.tobytes()) for part in (*out_of_fold, *predicted)], cascade, files
@@ -89,7 +90,7 @@ def test_two_devices_give_the_same_bytes_as_one(data, tmp_path, one_thread, capl
 
     assert len(predictions) == 3 + 3
     assert predictions == local_predictions
-    assert sum("stage" not in name and "calibration" not in name for name in files) == 3 * 3
+    assert sum("cascade" not in name and "sample" not in name for name in files) == 3 * 3
     assert files == local_files
     assert sum("epoch 2/2" in line for line in lines) == 3
     assert sum("validation accuracy" in line for line in lines) == 3

@@ -20,7 +20,7 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.submission.check import upload_instructions
 from pipeline.submit import ensemble_scores, expected_submission, message_of
 from pipeline.task import CIFAR10
-from pipeline.workflow import predict, report
+from pipeline.workflow import predict, report, train
 
 ACCURACY = {"num_images": 1234, "accuracy": 0.91234, "accuracy_ci95": (0.90987, 0.9148)}
 
@@ -84,14 +84,17 @@ def test_new_run_has_the_default_config_and_its_name(run, zip_folder):
     assert open_context(CIFAR10, input_dir=zip_folder).run.name == "quick"
 
 
-def test_predict_raises_if_a_refit_is_missing(tmp_path, monkeypatch, zip_folder, run_py):
+def test_predict_raises_if_a_refit_is_missing(tmp_path, monkeypatch, zip_folder):
     monkeypatch.chdir(tmp_path)
-    options = ("--input", zip_folder, "--run", "mine", "--set", "refit.models=1", "--set", "folds.train=[0]")
-    (tmp_path / "tiny.yaml").write_text("members: {net: {model: {name: tutorial_cnn}, train: {epochs: 1}}}")
-    trained = run_py("train", "--config", "tiny.yaml", "--fold", 0, *options)
-    context = open_context(CIFAR10, input_dir=zip_folder, run_name="mine")
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "members: {net: {model: {name: tutorial_cnn}, train: {epochs: 1}}}\n"
+        "folds: {train: [0]}\nrefit: {models: 1}\nmachine: {jobs: 1}\n"
+    )
+    context = open_context(CIFAR10, config_path=path, input_dir=zip_folder, only_fold=0)
+    evaluation = train(context)
 
-    assert trained.returncode == 0, trained.stderr
+    assert evaluation.metrics.untrained_refits == ["net refit 0"]
     with pytest.raises(RunError, match=r"not trained yet: net refit 0; python run\.py train --run mine --input"):
         predict(context)
 
