@@ -36,6 +36,7 @@ from pipeline.results import Agreement, CascadeStats, StageStats
 from pipeline.temperature_scaling import to_probabilities
 
 TEST_TO_SAMPLE_RATIO = 5  # a larger calibration sample costs more than it saves
+MIN_SAMPLE_SIZE = 10
 MIN_WEIGHT = 1e-6  # members with less weight are skipped
 CALIBRATION, STAGE = "sample", "cascade"  # names of the files of saved logits; those of other stages had other names
 
@@ -63,7 +64,7 @@ def predict_cascade(
     if config is None:
         return _predict_full(predictor)
     sample_size = min(config.calibration_size, num_images // TEST_TO_SAMPLE_RATIO)
-    if 0 < config.max_accuracy_drop < smallest_drop(sample_size):
+    if sample_size < MIN_SAMPLE_SIZE or 0 < config.max_accuracy_drop < smallest_drop(sample_size):
         log.info(
             "full ensemble for all test images: a calibration sample of %s of them can't show a drop of accuracy of %s",
             f"{sample_size:,}",

@@ -72,13 +72,13 @@ def all_jobs(folder):
     return [Job(name, fold, folder) for name in ("fair", "good", "useless") for fold in range(3)]
 
 
-def predict(folder, jobs=None, **cascade_values):
+def predict(folder, jobs=None, store=STORE, **cascade_values):
     fold_jobs, rows = all_jobs(folder), np.arange(NUM_IMAGES)
     out_of_fold = Predictions(rows, fold_jobs[3].logits(rows, tta_views(Job.tta)))
     config = CascadeConfig(**cascade_values) if cascade_values else None
     with progress_display() as display:
         return predict_cascade(
-            jobs or fold_jobs, ENSEMBLE, STORE, LOCAL, display,
+            jobs or fold_jobs, ENSEMBLE, store, LOCAL, display,
             config=config, seed=1, fold_jobs=fold_jobs, out_of_fold=out_of_fold,
         )  # fmt: skip
 
@@ -143,6 +143,14 @@ def test_all_images_get_the_full_ensemble_if_the_sample_is_too_small_for_the_all
     assert set(result.forward_passes.tolist()) == {36}
     assert result.stats.expected_accuracy_drop is None
     assert "a calibration sample of 400 of them can't show a drop of accuracy of 0.0008" in caplog.text
+
+
+@pytest.mark.parametrize("max_accuracy_drop", [0.0, 0.5])
+def test_a_handful_of_test_images_get_the_full_ensemble(tmp_path, max_accuracy_drop):
+    few = SimpleNamespace(ids=np.arange(1, 5))
+    result = predict(tmp_path, store=few, calibration_size=10, max_accuracy_drop=max_accuracy_drop)
+
+    assert result.forward_passes.tolist() == [36] * 4
 
 
 def test_calibration_sample_is_at_most_a_fifth_of_the_test_images(tmp_path):
