@@ -134,7 +134,7 @@ def _member_lines(name: str, member: MemberMetrics) -> list[str]:
 
 
 def _count_trained(member: MemberMetrics) -> str:
-    refits = f" and {_pluralize(member.num_refits, 'refit')}" if member.num_refits else ""
+    refits = f" and {_pluralize(len(member.refits), 'refit')}" if member.refits else ""
     return f"{_pluralize(len(member.folds), 'fold')}{refits} trained"
 
 

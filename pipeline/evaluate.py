@@ -61,7 +61,7 @@ def load_fold_predictions(run: RunFolder, config: Config) -> dict[tuple[str, int
 def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predictions: FoldPredictions) -> Evaluation:
     """Score the trained folds and members, fit the ensemble on them, and save metrics.json and ensemble.json."""
     folds, validated = config.folds.trained, table.select_folds(config.folds.trained)
-    members, member_metrics, untrained = {}, {}, []
+    members, member_metrics, untrained, untrained_refits = {}, {}, [], []
     for name in config.members:
         trained = {fold: predictions[name, fold] for fold in folds if (name, fold) in predictions}
         untrained += [
@@ -69,15 +69,19 @@ def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predi
         ]
         if len(trained) == len(folds):
             members[name] = join(list(trained.values()))
+        refits = [number for number in range(config.refit.models) if run.refit(name, number).is_trained]
+        untrained_refits += [
+            _describe_untrained(refit_name(name, number), run.refit(name, number))
+            for number in range(config.refit.models)
+            if number not in refits
+        ]
         member_metrics[name] = MemberMetrics(
             folds={fold: _score(part, table) for fold, part in trained.items()},
-            compute=_compute(run, config, task, name, trained, table),
+            compute=_compute(run, config, task, name, trained, refits, table),
             out_of_fold=_score(members[name], table) if name in members else None,
-            num_refits=len(_trained_refits(run, config, name)),
+            refits=refits,
         )
-    metrics = Metrics(
-        members=member_metrics, untrained_folds=untrained, untrained_refits=_untrained_refits(run, config)
-    )
+    metrics = Metrics(members=member_metrics, untrained_folds=untrained, untrained_refits=untrained_refits)
     if untrained:
         evaluation = Evaluation(metrics, validated, members)
     else:
@@ -163,9 +167,14 @@ def _ensemble_metrics(ensemble: Ensemble, combined: Predictions, table: FoldTabl
 
 
 def _compute(
-    run: RunFolder, config: Config, task: Task, name: str, folds: Collection[int], table: FoldTable
+    run: RunFolder,
+    config: Config,
+    task: Task,
+    name: str,
+    folds: Collection[int],
+    refits: Collection[int],
+    table: FoldTable,
 ) -> Compute:
-    refits = _trained_refits(run, config, name)
     trained = [
         *((job_name(name, fold), fold, run.fold(name, fold)) for fold in folds),
         *((refit_name(name, number), None, run.refit(name, number)) for number in refits),
@@ -184,24 +193,11 @@ def _compute(
     )
 
 
-def _trained_refits(run: RunFolder, config: Config, name: str) -> list[int]:
-    return [number for number in range(config.refit.models) if run.refit(name, number).is_trained]
-
-
 def _fold_compute(config: Config, task: Task, name: str, num_images: int) -> FoldCompute:
     """Return what a fold takes whose folder does not say it."""
     from pipeline.learning.flops import fold_compute  # imports torch and timm, which takes seconds
 
     return fold_compute(config.members[name], task, num_images, config.predict.tta)
-
-
-def _untrained_refits(run: RunFolder, config: Config) -> list[str]:
-    return [
-        _describe_untrained(refit_name(name, number), run.refit(name, number))
-        for name in config.members
-        for number in range(config.refit.models)
-        if number not in _trained_refits(run, config, name)
-    ]
 
 
 def _describe_untrained(name: str, folder: FoldFolder) -> str:

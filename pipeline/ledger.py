@@ -131,7 +131,7 @@ def _run_row(folder: Path, uploads: Sequence[Upload]) -> RunRow:
         config=str(environment.get("config", "")),
         members=", ".join(f"{name} (pretrained)" if name in pretrained else name for name in members),
         folds=max((len(member.folds) for member in members.values()), default=0),
-        refits=max((member.num_refits for member in members.values()), default=0),
+        refits=max((len(member.refits) for member in members.values()), default=0),
         cv=scores.accuracy if scores is not None else None,
         cv_low=low,
         cv_high=high,

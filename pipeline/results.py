@@ -50,8 +50,8 @@ class MemberMetrics(Result):
     compute: Compute
     out_of_fold: Scores | None = None
     """None until all folds are trained."""
-    num_refits: int = 0
-    """Models that are trained on all training images."""
+    refits: list[int] = []
+    """Numbers, from 0, of the models that are trained on all training images."""
 
 
 class EnsembleMetrics(Result):

@@ -64,9 +64,8 @@ def train(context: RunContext) -> Evaluation:
 def predict(context: RunContext) -> JobResult:
     """Predict the test images with the trained folds and write the submission. Raises RunError if folds are missing."""
     evaluation = validate(context.run, context.task)
-    remedy = for_run("train", context.run.name, context.source.folder)
-    _require_all_folds(context.run, evaluation, remedy)
-    _require_trained(context.run, evaluation.metrics.untrained_refits, remedy)
+    untrained = [*evaluation.metrics.untrained_folds, *evaluation.metrics.untrained_refits]
+    _require_trained(context.run, untrained, for_run("train", context.run.name, context.source.folder))
     with context.run.lock():
         prepare_run(context)
         test = predict_test(context, evaluation)
@@ -77,7 +76,7 @@ def predict(context: RunContext) -> JobResult:
 def report(run: RunFolder, input_dir: Path, task: Task) -> Path:
     """Write a run's report again and return its path. Raises RunError if folds are missing or the input differs."""
     evaluation = validate(run, task)
-    _require_all_folds(run, evaluation, "a report needs all of them")
+    _require_trained(run, evaluation.metrics.untrained_folds, "a report needs all of them")
     context = open_context(task, input_dir=input_dir, run_name=run.name, will_train=False)
     run.check_inputs(context.input_checksums())
     return write_report(context, evaluation, run.test_results() if run.has_test_predictions else None)
@@ -182,10 +181,6 @@ def report_all_runs() -> Path:
     path = SUBMISSIONS / "index.html"
     write_text(path, render(page))
     return path
-
-
-def _require_all_folds(run: RunFolder, evaluation: Evaluation, remedy: str) -> None:
-    _require_trained(run, evaluation.metrics.untrained_folds, remedy)
 
 
 def _require_trained(run: RunFolder, untrained: Sequence[str], remedy: str) -> None:

@@ -223,7 +223,7 @@ def test_headline_has_accuracy_interval_and_expected_score(run_data):
 )
 def test_headline_states_that_refits_are_not_scored(run_data, with_folds, models):
     members = {
-        name: member.model_copy(update={"num_refits": 2})
+        name: member.model_copy(update={"refits": [0, 1]})
         for name, member in run_data.evaluation.metrics.members.items()
     }
     metrics = run_data.evaluation.metrics.model_copy(update={"members": members})

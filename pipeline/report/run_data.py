@@ -93,7 +93,6 @@ def collect(
             f"{len(stores['test'].ids):,} of the input; pass the run's own input folder with --input"
         )
     folds, table, images = config.folds.trained, evaluation.table, stores["train"].images
-    refits = range(config.refit.models)
     is_validated = np.isin(stores["train"].ids, table.ids)
     return RunData(
         name=run.name,
@@ -104,13 +103,13 @@ def collect(
         uploads=uploads,
         table=table,
         images=images if is_validated.all() else images[is_validated],
-        training_table=run.folds(),
+        training_table=table if is_validated.all() else run.folds(),
         training_images=images,
         evaluation=evaluation,
         histories={name: {fold: run.fold(name, fold).history() for fold in folds} for name in config.members},
         refit_histories={
-            name: {n: run.refit(name, n).history() for n in refits if run.refit(name, n).is_trained}
-            for name in config.members
+            name: {number: run.refit(name, number).history() for number in metrics.refits}
+            for name, metrics in evaluation.metrics.members.items()
         },
         test=test,
         test_images=None if test is None else stores["test"].images,

@@ -72,13 +72,11 @@ def _why_higher(data: RunData) -> str:
             f"the submission averages all {num_fold_models} models, an out-of-fold prediction only those that were not "
             "trained on the image"
         )
+    models = f"averages {num_refits} models" if num_refits > 1 else "is that of one model"
     fold_models = f" and {num_fold_models} fold models" if refit.with_folds else ""
     return (
-        f"the submission averages {num_refits} models trained on all training images{fold_models}, for which no score "
-        "can be measured; the out-of-fold accuracy is that of fold models, which are trained on fewer"
-        if num_refits > 1
-        else f"the submission is that of one model trained on all training images{fold_models}, whose score can't be "
-        "measured; the out-of-fold accuracy is that of fold models, which are trained on fewer"
+        f"the submission {models} trained on all training images{fold_models}, for which no score can be measured; "
+        "the out-of-fold accuracy is that of fold models, which are trained on fewer"
     )
 
 
