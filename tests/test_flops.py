@@ -42,6 +42,15 @@ def test_count_on_the_meta_device_equals_a_count_on_the_cpu(name):
     assert training_flops(config, CIFAR10, 2) == flops_on_cpu(config, 2, backward=True)
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "resnet18"])
+def test_training_takes_three_times_the_operations_of_a_forward_pass_with_depthwise_convolutions_too(name):
+    """All but the gradient of the images, which the first layer does not need."""
+    forward = forward_flops(member(name), CIFAR10)
+    training = training_flops(member(name, epochs=1, batch_size=2), CIFAR10, 2) / 2
+
+    assert 2.75 * forward < training < 3 * forward
+
+
 def test_prediction_is_a_forward_pass_per_tta_view():
     one, two, six = (prediction_flops(member(), CIFAR10, tta) for tta in ("none", "flip", "flip_translate"))
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from pipeline.config import FreezeConfig, MemberConfig, ModelConfig, Phase
 from pipeline.learning.freeze import Freezer
@@ -96,6 +96,28 @@ def _count(config: str, task: Task, phase: Phase, freeze: str | None) -> _Cost:
             return _count_on("cpu", config, task, phase, freeze)
 
 
+def _conv_backward_flops(
+    grad_out_shape: list[int],
+    x_shape: list[int],
+    w_shape: list[int],
+    _bias: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
+    transposed: bool,
+    _output_padding: object,
+    _groups: int,
+    output_mask: list[bool],
+    **_: object,
+) -> int:
+    """Return those of the forward pass for each gradient: torch counts a depthwise weight's like a dense one's."""
+    forward: int = conv_flop_count(x_shape, w_shape, grad_out_shape, transposed=transposed)
+    return forward * sum(output_mask[:2])
+
+
+_BACKWARD_OF_GROUPS = {torch.ops.aten.convolution_backward: _conv_backward_flops}
+
+
 def _count_on(device: str, config: str, task: Task, phase: Phase, freeze: str | None) -> _Cost:
     is_training, size = freeze is not None, phase.image_size
     with torch.device(device):
@@ -116,7 +138,7 @@ def _count_on(device: str, config: str, task: Task, phase: Phase, freeze: str | 
         return tensor
 
     with (
-        FlopCounterMode(display=False) as counter,
+        FlopCounterMode(display=False, custom_mapping=_BACKWARD_OF_GROUPS) as counter,
         torch.set_grad_enabled(is_training),
         saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
