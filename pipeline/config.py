@@ -205,6 +205,15 @@ class Phase(NamedTuple):
     is_head_only: bool
 
 
+class StopConfig(BaseConfig):
+    """Ends a training that learns nothing, as with a typo in a learning rate."""
+
+    accuracy: float = Field(gt=0, lt=1)
+    """Lowest validation accuracy with which the training goes on."""
+    after: float = Field(0.2, gt=0, le=1)
+    """Fraction of the epochs from which on it is required."""
+
+
 class TrainConfig(BaseConfig):
     """Training hyperparameters of one member."""
 
@@ -226,6 +235,9 @@ class TrainConfig(BaseConfig):
     cutmix_alpha: float = Field(0.0, ge=0)
     whiten_bias_epochs: int | None = Field(None, ge=0)
     """Epochs after which the bias of a whitening layer is frozen (airbench); null: never."""
+    validate_every: int = Field(1, ge=0)
+    """Epochs from one evaluation on validation images to the next; the last epoch is always evaluated; 0: none is."""
+    stop_if_hopeless: StopConfig | None = None
 
     def phase(self, epoch: int, full_size: int) -> Phase:
         """Return the phase of an epoch (from 0) of a model whose input has a size."""
@@ -236,6 +248,11 @@ class TrainConfig(BaseConfig):
     def phases(self, full_size: int) -> Counter[Phase]:
         """Return the phases of a training in their order, and how many epochs each takes."""
         return Counter(self.phase(epoch, full_size) for epoch in range(self.epochs))
+
+    def is_validated(self, epoch: int) -> bool:
+        """Whether an epoch (from 0) ends with an evaluation on validation images."""
+        number = epoch + 1
+        return self.validate_every > 0 and (number % self.validate_every == 0 or number == self.epochs)
 
     @property
     def mixes_images(self) -> bool:
@@ -253,6 +270,12 @@ class TrainConfig(BaseConfig):
             raise ValueError(
                 f"accumulate {self.accumulate} leaves less than 2 images of batch_size {self.batch_size} in a part"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _require_validation_for_stopping(self) -> "TrainConfig":
+        if self.stop_if_hopeless is not None and not self.validate_every:
+            raise ValueError("stop_if_hopeless needs the validation accuracy: set validate_every to 1 or more")
         return self
 
     @model_validator(mode="after")
@@ -401,10 +424,10 @@ class Config(BaseConfig):
         return self
 
     def experiment(self) -> Json:
-        """Return what determines the results: everything but paths, logging and hardware settings."""
+        """Return what determines the results: everything but paths, logging, validation and hardware settings."""
         # A file of weights is known by its checksum, which is part of the run's input.
-        weights: Any = {"__all__": {"model": {"weights"}}}
-        return self.model_dump(mode="json", exclude={"images": True, "machine": True, "log": True, "members": weights})
+        members: Any = {"__all__": {"model": {"weights"}, "train": {"validate_every", "stop_if_hopeless"}}}
+        return self.model_dump(mode="json", exclude={"images": True, "machine": True, "log": True, "members": members})
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""

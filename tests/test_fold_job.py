@@ -73,6 +73,7 @@ def test_training_yields_its_epochs_and_at_last_the_predictions(make_job, data):
     assert [type(result) for result in results] == [EpochRecord, EpochRecord, EpochRecord, Predictions]
     assert is_saved == [True, True, True, False]
     assert [record.epoch for record in records] == [1, 2, 3]
+    assert all(record.validation_accuracy is not None for record in records)
     assert job.folder.history() == [record.to_row() for record in records]
     assert job.folder.is_trained
     assert np.array_equal(predictions.ids, job.folder.out_of_fold().ids)

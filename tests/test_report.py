@@ -259,7 +259,16 @@ def test_each_member_has_its_learning_curves(run_data):
     captions = [figure.caption for figure in blocks_of(scores.learning_curves_section(run_data), Figure)]
 
     assert len(captions) == 6
-    assert all("n = 3 folds" in caption for caption in captions)
+    assert all("mean of 3 folds" in caption for caption in captions)
+
+
+def test_learning_curves_show_training_and_validation_in_one_plot(run_data):
+    validated = [EPOCHS[0], {**EPOCHS[1], "validation_loss": 1.25, "validation_accuracy": 0.5}]
+    section = scores.learning_curves_section(replace(run_data, histories={"good": {0: validated, 1: validated}}))
+    loss, accuracy, rate = (figure.drawing.svg for figure in blocks_of(section, Figure))
+
+    assert all("training" in svg and "validation" in svg for svg in (loss, accuracy))
+    assert "validation" not in rate
 
 
 def test_each_optimizer_has_its_learning_rate_curve(run_data):

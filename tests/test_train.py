@@ -154,8 +154,9 @@ def test_history_without_muon_has_only_the_learning_rate_of_sgd():
 def test_epoch_record_is_a_flat_row_in_the_order_of_the_columns():
     row = RECORD.to_row()
 
-    assert list(row) == ["epoch", "loss", "accuracy", "lr_sgd", "lr_muon", "seconds", "images_per_second"]
-    assert list(row.values()) == [3, 1.5, 0.25, 0.1, 0.2, 2.0, 48.0]
+    validation = ["validation_loss", "validation_accuracy"]
+    assert list(row) == ["epoch", "loss", "accuracy", *validation, "lr_sgd", "lr_muon", "seconds", "images_per_second"]
+    assert list(row.values()) == [3, 1.5, 0.25, None, None, 0.1, 0.2, 2.0, 48.0]
     assert EpochRecord.from_row(row) == RECORD
 
 

@@ -20,6 +20,7 @@ from pipeline.learning.linear_head import FrozenFeatures, train_linear_head
 from pipeline.learning.predict import TTA, TTAView, for_inference, predict, predict_logits
 from pipeline.learning.train import build_model, train_fold
 from pipeline.learning.train_state import EpochRecord, TrainState, UnfinishedEpoch
+from pipeline.learning.validation import Validation, sample_rows
 from pipeline.predictions import Predictions, join
 from pipeline.progress import Display, ProgressCallback, log, no_progress
 from pipeline.results import job_name, refit_name
@@ -109,7 +110,7 @@ class FoldJob:
                     continue
                 last = state.history[-1]
                 tracker.add(last.to_row())
-                bar.set_postfix(f"loss {last.loss:.3f}, accuracy {last.accuracy:.3f}")
+                bar.set_postfix(last.summary())
                 yield last
         model, spec = build_model(self.member, self.task, machine.device, state.weights())
         predictions = self._predict_validation(
@@ -161,27 +162,29 @@ class FoldJob:
             seed=self.seed,
             machine=machine,
             resume=state,
+            validate=self._validation(machine, store, table),
             is_save_due=timer.is_due,
             on_progress=on_progress,
         )
+
+    def _validation(self, machine: Machine, store: ImageStore, table: FoldTable) -> Validation | None:
+        """Return what evaluates the epochs of a fold; None for a refit, which has no validation images."""
+        rows = np.flatnonzero(table.is_validation(self.fold))
+        if not len(rows):
+            return None
+        rows = rows[sample_rows(len(rows), self.seed)]
+        return Validation(self.member, self.task, store.images[rows], table.labels[rows], machine)
 
     def log_epoch(self, record: EpochRecord, display: Display, node: str = "") -> None:
         """Log an epoch with the time left."""
         epochs = self.member.num_epochs
         left = timedelta(seconds=round((epochs - record.epoch) * record.seconds))
+        accuracy = record.validation_accuracy
+        validation = "" if accuracy is None else f", validation accuracy {accuracy:.4f}"
         log.info(
-            "%s%s: epoch %d/%d, loss %.4f, training accuracy %.4f, %.0f images/s, time left %s (model), %s (total)",
-            *(
-                self,
-                node and f" on {node}",
-                record.epoch,
-                epochs,
-                record.loss,
-                record.accuracy,
-                record.images_per_second,
-                left,
-            ),
-            display.eta(),
+            "%s%s: epoch %d/%d, loss %.4f, training accuracy %.4f%s, %.0f images/s, time left %s (model), %s (total)",
+            *(self, node and f" on {node}", record.epoch, epochs, record.loss, record.accuracy, validation),
+            *(record.images_per_second, left, display.eta()),
         )
 
     def log_accuracy(self, predictions: Predictions, table: FoldTable) -> None:

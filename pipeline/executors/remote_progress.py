@@ -112,7 +112,7 @@ class RemoteProgress:
             )
         bar = self._bars[str(job)]
         speed = f"{record.images_per_second:,.0f} images/s"
-        bar.set_postfix(f"loss {record.loss:.3f}, accuracy {record.accuracy:.3f}, {speed}")
+        bar.set_postfix(f"{record.summary()}, {speed}")
         num_images = job.num_training_images(self._table)
         bar(record.epoch * num_images, epochs * num_images)
         job.log_epoch(record, self._display, node)

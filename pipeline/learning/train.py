@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from pipeline.learning.transfer import Readback, to_device
 from pipeline.progress import ProgressCallback, no_progress
 from pipeline.task import Task
 
+Validate = Callable[[Mapping[str, Tensor]], tuple[float, float]]  # weights -> loss in nats, accuracy
 NUM_INIT_IMAGES = 5000  # training images for layers that are initialised from data
 
 
@@ -80,15 +82,17 @@ def train_fold(
     seed: int,
     machine: Machine,
     resume: TrainState | None = None,
+    validate: Validate | None = None,
     is_save_due: Callable[[], bool] = lambda: False,
     on_progress: ProgressCallback = no_progress,
 ) -> Generator[TrainState, None, None]:
     """Train on uint8 images [N, height, width, 3] with labels [N]; yield the state after each epoch.
 
     And after a step when `is_save_due` says so. The weights depend on the arguments alone, so a resumed training ends
-    with the same bytes. `on_progress` is called with (done, total) images over all epochs. Raises TrainingError, with
-    epoch and step, before a loss that is not finite changes the weights, and instead of a state that is not finite.
-    Close it if it is not consumed: its workers end then.
+    with the same bytes, `validate` or not: it is called with the weights after the epochs that the config validates.
+    `on_progress` is called with (done, total) images over all epochs. Raises TrainingError, with epoch and step, before
+    a loss that is not finite changes the weights, instead of a state that is not finite, and after one whose validation
+    accuracy is below that of `stop_if_hopeless`. Close it if it is not consumed: its workers end then.
     """
     config = member.train
     torch.manual_seed(derive_seed(seed, "weights"))
@@ -109,8 +113,29 @@ def train_fold(
                     if is_last or is_save_due():
                         state = TrainState(list(history), trainer.tensors(), None if is_last else sums)
                         state.check_finite()
+                        if is_last and validate is not None and config.is_validated(epoch):
+                            history[-1] = _with_validation(history[-1], validate(state.weights()))
+                            state = replace(state, history=list(history))
                         yield state
+            _check_hopeful(config, history[-1])
             unfinished = UnfinishedEpoch()
+
+
+def _with_validation(record: EpochRecord, metrics: tuple[float, float]) -> EpochRecord:
+    loss, accuracy = metrics
+    return replace(record, validation_loss=loss, validation_accuracy=accuracy)
+
+
+def _check_hopeful(config: TrainConfig, record: EpochRecord) -> None:
+    """Raise TrainingError if the config says that a training with this validation accuracy is hopeless."""
+    stop, accuracy = config.stop_if_hopeless, record.validation_accuracy
+    if stop is None or accuracy is None or record.epoch < stop.after * config.epochs or accuracy >= stop.accuracy:
+        return
+    raise TrainingError(
+        f"the validation accuracy is {accuracy:.4f} after epoch {record.epoch} of {config.epochs}, and "
+        f"train.stop_if_hopeless requires {stop.accuracy:g} from {stop.after:.0%} of the epochs on: check "
+        "train.optimizer.lr (or muon.lr) and choose another --run, or set stop_if_hopeless: null"
+    )
 
 
 def _train_epoch(

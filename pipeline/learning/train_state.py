@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.errors import TrainingError
 
+Row = dict[str, float | None]
 LR_PREFIX = "lr_"
 
 
@@ -23,15 +24,28 @@ class EpochRecord:
     learning_rates: Mapping[str, float]
     """Final learning rate of each optimizer."""
     seconds: float
+    """Of the training, without its validation."""
     images_per_second: float
+    validation_loss: float | None = None
+    """In nats, without label smoothing; None if the epoch was not evaluated."""
+    validation_accuracy: float | None = None
+    """Of the weights that would be saved now: the EMA's where there is one."""
 
-    def to_row(self) -> dict[str, float]:
+    def summary(self) -> str:
+        """Return the metrics for a progress bar."""
+        if self.validation_accuracy is None:
+            return f"loss {self.loss:.3f}, accuracy {self.accuracy:.3f}"
+        return f"loss {self.loss:.3f}, validation {self.validation_accuracy:.3f}"
+
+    def to_row(self) -> Row:
         """Return a flat row of the history, with a column `lr_NAME` for each optimizer."""
         rates = {f"{LR_PREFIX}{name}": rate for name, rate in self.learning_rates.items()}
         return {
             "epoch": self.epoch,
             "loss": self.loss,
             "accuracy": self.accuracy,
+            "validation_loss": self.validation_loss,
+            "validation_accuracy": self.validation_accuracy,
             **rates,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
@@ -100,7 +114,7 @@ class TrainState:
                     "saved. Lower train.optimizer.lr (or muon.lr) and choose another --run"
                 )
 
-    def rows(self) -> list[dict[str, float]]:
+    def rows(self) -> list[Row]:
         """Return the history as flat rows."""
         return [record.to_row() for record in self.history]
 

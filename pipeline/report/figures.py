@@ -24,16 +24,23 @@ class RunPoint:
     minutes: float | None
 
 
-def learning_curve(folds: Mapping[int, Sequence[Mapping[str, float]]], key: str, label: str, name: str) -> Drawing:
-    """Plot a column of the histories by epoch: a thin line for each fold, a thick one for their mean."""
-    with canvas(f"curve-{name}-{key}", 2.9, 2.6) as result:
-        curves = [np.array([row[key] for row in rows]) for rows in folds.values()]
-        epochs = np.arange(1, len(curves[0]) + 1)
-        marker = "o" if len(epochs) == 1 else None
-        for number, curve in enumerate(curves):
-            fold_label = None if number else "each fold"
-            result.axes.plot(epochs, curve, color=SERIES[0], alpha=0.45, linewidth=1, marker=marker, label=fold_label)
-        result.axes.plot(epochs, np.mean(curves, 0), color=SERIES[1], linewidth=2, marker=marker, label="mean")
+def learning_curves(
+    folds: Mapping[int, Sequence[Mapping[str, float]]], columns: Mapping[str, str], label: str, name: str
+) -> Drawing:
+    """Plot columns of histories, each with its label, by epoch: a thin line for each fold, a thick one for the mean.
+
+    Epochs without a value, which were not validated, are left out.
+    """
+    with canvas(f"curve-{name}-{'-'.join(columns)}", 2.9, 2.6) as result:
+        for colour, (key, column_label) in zip(SERIES, columns.items(), strict=False):
+            epochs = [row["epoch"] for row in next(iter(folds.values())) if key in row]
+            curves = [[row[key] for row in rows if key in row] for rows in folds.values()]
+            marker = "o" if len(epochs) == 1 else None
+            if len(curves) > 1:
+                for curve in curves:
+                    result.axes.plot(epochs, curve, color=colour, alpha=0.45, linewidth=1, marker=marker)
+            mean = np.mean(curves, 0)
+            result.axes.plot(epochs, mean, color=colour, linewidth=2, marker=marker, label=column_label)
         result.axes.set_xlabel("epoch")
         result.axes.set_ylabel(label)
         result.axes.xaxis.set_major_locator(MaxNLocator(integer=True))

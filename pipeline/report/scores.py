@@ -67,30 +67,38 @@ def _stages(data: RunData) -> Table:
 
 
 def learning_curves_section(data: RunData) -> Section:
-    """Return the section with loss, accuracy and learning rates of each member by epoch."""
+    """Return the section with loss, accuracy and learning rates of each member by epoch, of training and validation."""
     blocks: list[Block] = []
     for member, histories in data.histories.items():
         accuracy = data.out_of_fold_scores(member).accuracy
         blocks.append(
             Text(
-                f"{member}: the training accuracy is a running mean over augmented batches, each before its update; "
-                f"the out-of-fold accuracy is {accuracy:.4f}."
+                f"{member}: the training's loss and accuracy are running means over augmented batches, each before "
+                "its update, and its loss has the label smoothing; those of the validation are of at most 5,000 "
+                f"validation images after the epoch, without TTA. The out-of-fold accuracy is {accuracy:.4f}."
             )
         )
-        for key, label in _curve_labels(next(iter(histories.values()))).items():
-            drawing = figures.learning_curve(histories, key, label, member)
-            blocks.append(Figure(drawing, f"{member}: {label}, n = {len(histories)} folds."))
+        for label, columns in _curves(next(iter(histories.values()))).items():
+            drawing = figures.learning_curves(histories, columns, label, member)
+            num_folds = f"mean of {len(histories)} folds" if len(histories) > 1 else f"fold {next(iter(histories))}"
+            blocks.append(Figure(drawing, f"{member}: {label}, {num_folds}."))
     return Section("curves", "Learning curves", blocks)
 
 
-def _curve_labels(history: History) -> dict[str, str]:
-    """Return the columns of a history to plot, each with its label."""
+def _curves(history: History) -> dict[str, dict[str, str]]:
+    """Return the plots of a history by their labels: the columns of each, with their labels."""
+    keys = {key for row in history for key in row}
     rates = {
-        key: f"{key.removeprefix(LR_PREFIX)} learning rate (end of epoch)"
+        f"{key.removeprefix(LR_PREFIX)} learning rate (end of epoch)": {key: "learning rate"}
         for key in history[0]
         if key.startswith(LR_PREFIX)
     }
-    return {"loss": "training loss (nats)", "accuracy": "training accuracy", **rates}
+    plots = {
+        "loss (nats)": {"loss": "training", "validation_loss": "validation"},
+        "accuracy": {"accuracy": "training", "validation_accuracy": "validation"},
+    }
+    shown = {label: {key: name for key, name in columns.items() if key in keys} for label, columns in plots.items()}
+    return shown | rates
 
 
 def class_accuracy_section(data: RunData) -> Section:

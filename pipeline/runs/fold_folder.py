@@ -88,9 +88,9 @@ class FoldFolder:
             return None
 
     def history(self) -> list[dict[str, float]]:
-        """Return the per-epoch metrics of a finished fold."""
+        """Return the per-epoch metrics of a finished fold; a row has no validation metrics if it was not evaluated."""
         with (self.path / HISTORY).open(newline="", encoding="utf-8") as file:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
     def weights(self) -> "dict[str, Tensor]":
         """Return the weights of a finished fold. Raises CorruptedFileError."""

@@ -18,11 +18,12 @@ class TensorBoardTracker:
     def __init__(self, writer: "SummaryWriter | None") -> None:
         self._writer = writer
 
-    def add(self, row: Mapping[str, float]) -> None:
+    def add(self, row: Mapping[str, float | None]) -> None:
         """Write one epoch, flushed at once so that it can be watched."""
         if self._writer is not None:
             for name, value in row.items():
-                self._writer.add_scalar(name, value, int(row["epoch"]))
+                if value is not None:
+                    self._writer.add_scalar(name, value, int(row["epoch"] or 0))
             self._writer.flush()
 
 
