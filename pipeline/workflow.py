@@ -160,12 +160,17 @@ def score_test(context: RunContext, test: CascadePredictions) -> Scores | None:
 
 def write_report(context: RunContext, evaluation: Evaluation, test: CascadePredictions | None) -> Path:
     """Write a run's report.html and return its path."""
+    from pipeline.report.attribution import attribute_with
     from pipeline.report.page import render
     from pipeline.report.run_data import collect
     from pipeline.report.run_page import run_page
 
     uploads = [entry for entry in Ledger(SUBMISSIONS).uploads() if entry.run == context.run.name]
-    data = collect(context.run, context.task, context.stores, evaluation, uploads, test)
+    assert evaluation.ensemble is not None
+    attribute = attribute_with(
+        list(context.fold_jobs()), evaluation.ensemble, evaluation.table, context.stores["train"], context.machine
+    )
+    data = collect(context.run, context.task, context.stores, evaluation, uploads, test, attribute)
     write_text(context.run.report, render(run_page(data)))
     return context.run.report
 

@@ -134,6 +134,23 @@ def test_table_sorts_in_both_orders(opened, html):
     assert len(set(ascending)) > 3
 
 
+def test_charts_stand_beside_their_tables_on_a_wide_screen_and_above_them_on_a_phone(opened, html):
+    boxes = {}
+    for width in (1600, PHONE):
+        page = opened(html, width=width)
+        boxes[width] = [
+            page.execute_script(f"return document.querySelector('#folds {part}').getBoundingClientRect().toJSON()")
+            for part in (".drawing", ".table")
+        ]
+        main = page.execute_script("return document.querySelector('main').getBoundingClientRect().width")
+        assert main == page.execute_script("return document.documentElement.clientWidth")
+
+    (chart, table), (chart_on_phone, table_on_phone) = boxes[1600], boxes[PHONE]
+    assert table["left"] >= chart["right"]
+    assert table["top"] < chart["bottom"]
+    assert table_on_phone["top"] >= chart_on_phone["bottom"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_fits_a_phone_without_horizontal_scrolling(opened, html, scheme):
     page = opened(html, width=PHONE, scheme=scheme)

@@ -337,6 +337,24 @@ def test_errors_are_the_most_confident_with_true_and_predicted_class(run_data):
     ]
 
 
+def test_confident_errors_have_heat_maps_of_what_the_wrong_class_depends_on(run_data):
+    calls = []
+
+    def attribute(rows, classes):
+        calls.append((rows, classes))
+        return np.ones((len(rows), 32, 32), np.float32)
+
+    (gallery,) = blocks_of(galleries.confident_errors_section(replace(run_data, attribute=attribute)), Gallery)
+    ((rows, classes),) = calls
+
+    assert classes.tolist() == run_data.probabilities[rows].argmax(1).tolist()
+    assert (classes != run_data.table.labels[rows]).all()
+    for image in gallery.images:
+        red, green, blue = pixels(replace(image, source=image.heat_map)).reshape(-1, 3).mean(0)
+        assert red > green + 50
+        assert red > blue + 50
+
+
 def test_label_issues_are_listed_by_id(run_data):
     (code,) = blocks_of(galleries.label_issues_section(run_data), Code)
     listed = [int(word) for word in code.text.split(", ")]

@@ -34,6 +34,8 @@ class CaptionedImage:
     """Below the image; line breaks are kept."""
     title: str = ""
     """Tooltip."""
+    heat_map: str = ""
+    """A data URI of the same image with a heat map, shown below it; empty: none."""
 
 
 @dataclass(frozen=True)

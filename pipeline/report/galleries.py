@@ -1,6 +1,7 @@
 """RunData -> the sections with images."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from pipeline.learning.seeding import fold_seed
 from pipeline.learning.train import make_loader
 from pipeline.report import figures
 from pipeline.report.blocks import Block, CaptionedImage, Code, Figure, Gallery, ImageTable, Section, Text
-from pipeline.report.images import as_data_uri, captioned_image
+from pipeline.report.images import as_data_uri, captioned_image, with_heat_map
 from pipeline.report.run_data import RunData
 from pipeline.temperature_scaling import to_probabilities
 
@@ -78,7 +79,18 @@ def confident_errors_section(data: RunData) -> Section:
     wrong = np.flatnonzero(probabilities.argmax(1) != data.table.labels)
     top = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:NUM_IN_GALLERY]
     caption = f"The {len(top)} most confident of {len(wrong):,} errors, out of fold, with temperature scaling."
-    return Section("errors", "Most confident errors", [Gallery(caption, _predicted_images(data, top, probabilities))])
+    images = _predicted_images(data, top, probabilities)
+    if data.attribute is not None and len(top):
+        maps = data.attribute(top, probabilities[top].argmax(1))
+        images = [
+            replace(image, heat_map=as_data_uri(with_heat_map(data.images[row], values)))
+            for image, row, values in zip(images, top, maps, strict=True)
+        ]
+        caption += (
+            " In red: what the wrong prediction depends on. The probability of the predicted class drops where a "
+            "square of the image is hidden (occlusion), by the fold model of the member with the largest weight."
+        )
+    return Section("errors", "Most confident errors", [Gallery(caption, images)])
 
 
 def label_issues_section(data: RunData) -> Section:

@@ -1,6 +1,6 @@
 """A run's folder, images and predictions -> the data of its report."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from pipeline.temperature_scaling import to_probabilities
 
 Images = NDArray[np.uint8]
 History = list[dict[str, float]]
+Attribute = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+"""Rows of out-of-fold images, and a class for each -> maps [N, height, width] of what their predictions depend on."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class RunData:
     """None: not predicted yet."""
     test_images: Images | None
     """In the order of the predicted ids; None without test predictions."""
+    attribute: Attribute | None = None
+    """None: the models are not at hand."""
 
     @property
     def ensemble(self) -> Ensemble:
@@ -81,6 +85,7 @@ def collect(
     evaluation: Evaluation,
     uploads: list[Upload],
     test: CascadePredictions | None,
+    attribute: Attribute | None = None,
 ) -> RunData:
     """Read config, environment, times and histories of a run whose folds are all trained.
 
@@ -113,4 +118,5 @@ def collect(
         },
         test=test,
         test_images=None if test is None else stores["test"].images,
+        attribute=attribute,
     )
