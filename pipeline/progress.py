@@ -19,10 +19,12 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 ProgressCallback = Callable[[int, int], None]  # called with (done, total), in images
 
+WIDE = 110  # characters: a narrower terminal has no room for bars and speeds
 console = Console(stderr=True)
 log = logging.getLogger("pipeline")
 
@@ -83,7 +85,7 @@ class Bar:
         """Advance the bar to `done` of `total` images."""
         text = self._title
         if self._epochs:
-            text += f", epoch {min(done * self._epochs // total + 1, self._epochs)} of {self._epochs}"
+            text += f", epoch {min(done * self._epochs // total + 1, self._epochs)}/{self._epochs}"
         more_flops = self._flops * (done / total - self.fraction)
         self._display.update(self._task, text + self._postfix, done, total, more_flops)
         self.fraction = done / total
@@ -144,11 +146,12 @@ class ProgressDisplay:
 @contextmanager
 def progress_display(total_flops: float = 0.0) -> Iterator[ProgressDisplay]:
     """Show a job's progress while the block runs; without a terminal it is hidden and only computes the ETA."""
+    is_wide = console.width >= WIDE
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        *((BarColumn(bar_width=24),) if is_wide else ()),
         TaskProgressColumn(),
-        _SpeedColumn(),
+        *((_SpeedColumn(),) if is_wide else ()),
         TimeRemainingColumn(),
     )
     hidden = console.quiet or not console.is_terminal

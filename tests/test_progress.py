@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 
 from pipeline import progress
 
@@ -13,9 +14,9 @@ from pipeline import progress
 def screen(monkeypatch):
     """Replace the console by one that writes to a string, as a terminal or not."""
 
-    def make(*, is_terminal):
+    def make(*, is_terminal, width=140):
         file = io.StringIO()
-        monkeypatch.setattr(progress, "console", Console(file=file, force_terminal=is_terminal, width=140))
+        monkeypatch.setattr(progress, "console", Console(file=file, force_terminal=is_terminal, width=width))
         return file
 
     return make
@@ -36,10 +37,24 @@ def test_terminal_shows_fold_epoch_loss_and_overall_progress(screen):
     show_two_folds()
     text = file.getvalue()
 
-    assert "fold 0, epoch 4 of 4, loss 400" in text
+    assert "fold 0, epoch 4/4, loss 400" in text
     assert "100%" in text
     assert "overall" in text
     assert "75%" in text  # one fold and half of the other
+
+
+def test_progress_fits_a_terminal_of_80_columns(screen):
+    file = screen(is_terminal=True, width=80)
+    with progress.progress_display(1000.0) as display, display.bar("airbench_res28 refit 0", epochs=15) as bar:
+        bar.set_postfix("loss 1.234, validation 0.812")
+        bar(200, 400)
+    lines = [Text.from_ansi(line).plain.rstrip() for line in file.getvalue().replace("\r", "\n").splitlines()]
+
+    assert any(
+        line.startswith("airbench_res28 refit 0, epoch 8/15, loss 1.234, validation 0.812") and " 50% " in line
+        for line in lines
+    )
+    assert max(map(len, lines)) <= 80
 
 
 def test_no_bars_without_a_terminal(screen):
