@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pipeline.config_types import AugmentParams, AutoOrNumber, FolderName, HomePath, ModelParams
 
 Json = dict[str, Any]
+TrackerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 MAX_BATCH_SIZE = 2**16
 MAX_IMAGE_SIZE = 1024
 MAX_SMALL_STEM_SIZE = 64
@@ -384,8 +385,20 @@ class MachineConfig(BaseConfig):
 class LogConfig(BaseConfig):
     """Logging; not part of the experiment."""
 
-    tensorboard: bool = False
-    """Write TensorBoard event files into each fold's folder; needs `pip install tensorboard`."""
+    trackers: tuple[TrackerName, ...] = ("csv",)
+    """Where each epoch and the out-of-fold scores are recorded. csv: history.csv of every model, which is always
+    written. tensorboard: event files in each fold's folder. wandb: Weights & Biases, offline in the run's folder
+    without an API key. mlflow: the server MLFLOW_TRACKING_URI, else submissions/mlflow.db. Each but csv needs its
+    package: `pip install tensorboard`, `wandb`, or `mlflow-skinny sqlalchemy alembic`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_tensorboard(cls, values: Any) -> Any:
+        """Accept the key of earlier versions, which the folders of their runs contain."""
+        if isinstance(values, dict) and isinstance(values.get("tensorboard"), bool) and "trackers" not in values:
+            rest = {key: value for key, value in values.items() if key != "tensorboard"}
+            return rest | {"trackers": ["csv", "tensorboard"] if values["tensorboard"] else ["csv"]}
+        return values
 
 
 class Config(BaseConfig):

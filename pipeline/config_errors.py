@@ -10,6 +10,7 @@ from pipeline.config import (
     BaseConfig,
     CascadeConfig,
     Config,
+    LogConfig,
     MachineConfig,
     MemberConfig,
     MuonConfig,
@@ -30,6 +31,7 @@ RENAMED_KEYS: dict[type[BaseConfig], dict[str, str]] = {
         "sample": "calibration_size",
     },
     MachineConfig: {"predict_batch": "predict_batch_size"},
+    LogConfig: {"tensorboard": "trackers"},
 }
 RENAMED_VALUES: dict[tuple[type[BaseConfig], str], dict[str, str]] = {
     (ScheduleConfig, "kind"): {"triangle": "linear"},

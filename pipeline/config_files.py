@@ -123,7 +123,7 @@ def build_config(tree: Json, name: str, overrides: Iterable[str] = ()) -> Config
 
 def differences(old: Json, new: Json) -> list[str]:
     """Return every leaf in which two trees differ, as `key.sub: old -> new`."""
-    old_leaves, new_leaves = dict(_leaves(old)), dict(_leaves(new))
+    old_leaves, new_leaves = dict(leaves(old)), dict(leaves(new))
     return [
         f"{key}: {old_leaves.get(key, 'not set')} -> {new_leaves.get(key, 'not set')}"
         for key in sorted(old_leaves.keys() | new_leaves.keys())
@@ -131,13 +131,14 @@ def differences(old: Json, new: Json) -> list[str]:
     ]
 
 
-def _leaves(tree: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+def leaves(tree: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield (`key.sub`, value) of every leaf of a tree."""
     if isinstance(tree, dict) and tree:
         for key, value in tree.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(tree, list) and tree:
         for index, value in enumerate(tree):
-            yield from _leaves(value, f"{prefix}.{index}")
+            yield from leaves(value, f"{prefix}.{index}")
     else:
         yield prefix, tree
 

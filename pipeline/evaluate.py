@@ -76,9 +76,9 @@ def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predi
             if number not in refits
         ]
         member_metrics[name] = MemberMetrics(
-            folds={fold: _score(part, table) for fold, part in trained.items()},
+            folds={fold: score_out_of_fold(part, table) for fold, part in trained.items()},
             compute=_compute(run, config, task, name, trained, refits, table),
-            out_of_fold=_score(members[name], table) if name in members else None,
+            out_of_fold=score_out_of_fold(members[name], table) if name in members else None,
             refits=refits,
         )
     metrics = Metrics(members=member_metrics, untrained_folds=untrained, untrained_refits=untrained_refits)
@@ -150,7 +150,8 @@ def _validate_again(run: RunFolder) -> str:
     return f"python run.py validate --run {run.name} writes it again"
 
 
-def _score(predictions: Predictions, table: FoldTable) -> Scores:
+def score_out_of_fold(predictions: Predictions, table: FoldTable) -> Scores:
+    """Score the predictions of a fold or member on its validation images."""
     return score(to_probabilities(predictions.logits), table.labels_for(predictions.ids))
 
 

@@ -33,7 +33,7 @@ from pipeline.runs.environment import describe_environment
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
-from pipeline.runs.trackers import require_tensorboard
+from pipeline.runs.trackers.open_trackers import require_installed
 from pipeline.task import Labels, Split, Task
 
 LOCAL = ExecutorOptions()
@@ -144,8 +144,7 @@ class RunContext:
                 yield replace(self._job(name, None, seed, self.run.refit(name, number)), refit=number)
 
     def _job(self, name: str, fold: int | None, seed: int, folder: FoldFolder) -> FoldJob:
-        tta, tensorboard = self.config.predict.tta, self.config.log.tensorboard
-        return FoldJob(name, self.config.members[name], self.task, fold, seed, tta, folder, tensorboard)
+        return FoldJob(name, self.config.members[name], self.task, fold, seed, self.config.predict.tta, folder)
 
 
 def open_context(
@@ -226,8 +225,7 @@ def _machine(config: Config, executor: ExecutorOptions) -> Machine:
 
 def _check_members(config: Config, task: Task, machine: Machine) -> None:
     """Raise ConfigError for what would fail in training or prediction, before the first image is decoded."""
-    if config.log.tensorboard:
-        require_tensorboard()
+    require_installed(config.log.trackers)
     for name, member in config.members.items():
         try_member(name, member, task, machine)
 

@@ -1,6 +1,7 @@
 """The whole job, from Kaggle's files to a checked submission and a report; `run_all` is its table of contents."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from pipeline.advice import for_run
 from pipeline.cascade import max_prediction_flops, predict_cascade
 from pipeline.errors import RunError
 from pipeline.evaluate import Evaluation, FoldPredictions, evaluate, score_test_images, validate
+from pipeline.executors.executor import TrainingObserver
 from pipeline.executors.factory import open_executor
 from pipeline.files import write_text
 from pipeline.learning.data_workers import dataloader_errors
@@ -21,6 +23,7 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.submission.check import Expected, check
 from pipeline.submission.csv_file import write_submission
 from pipeline.task import Task
+from pipeline.tracking import Tracking, open_tracking
 
 # Reports import their packages themselves: matplotlib and cleanlab take seconds, and few commands draw.
 
@@ -44,20 +47,25 @@ def run_all(context: RunContext, on_result: Callable[[JobResult], None] = lambda
     """
     with context.run.lock():
         prepare_run(context)
-        predictions = train_folds(context, then_predict=True)
-        evaluation = evaluate(context.run, context.config, context.task, context.fold_table, predictions)
-        test = predict_test(context, evaluation)
-        save_submission(context, test)
-        result = JobResult(evaluation, test, score_test(context, test))
-        on_result(result)
-        return replace(result, report=write_report(context, evaluation, test))
+        with _tracking(context) as tracking:
+            predictions = train_folds(context, tracking, then_predict=True)
+            evaluation = evaluate(context.run, context.config, context.task, context.fold_table, predictions)
+            test = predict_test(context, evaluation)
+            save_submission(context, test)
+            result = JobResult(evaluation, test, score_test(context, test))
+            on_result(result)
+            result = replace(result, report=write_report(context, evaluation, test))
+            assert evaluation.metrics.ensemble is not None
+            tracking.finish_run(evaluation.metrics.ensemble.scores)
+            return result
 
 
 def train(context: RunContext) -> Evaluation:
     """Train the missing folds and refits, or one of the folds, and evaluate all folds that are trained."""
     with context.run.lock():
         prepare_run(context)
-        predictions = train_folds(context)
+        with _tracking(context) as tracking:
+            predictions = train_folds(context, tracking)
         return evaluate(context.run, context.config, context.task, context.fold_table, predictions)
 
 
@@ -82,7 +90,7 @@ def report(run: RunFolder, input_dir: Path, task: Task) -> Path:
     return write_report(context, evaluation, run.test_results() if run.has_test_predictions else None)
 
 
-def train_folds(context: RunContext, *, then_predict: bool = False) -> FoldPredictions:
+def train_folds(context: RunContext, observer: TrainingObserver, *, then_predict: bool = False) -> FoldPredictions:
     """Train the missing folds and refits, and return the out-of-fold predictions of all trained folds.
 
     With `then_predict` the time left that is displayed includes the prediction of the test images.
@@ -106,7 +114,7 @@ def train_folds(context: RunContext, *, then_predict: bool = False) -> FoldPredi
         progress_display(flops) as display,
         open_executor(context.executor, context.config.machine, context.machine, slots, 0) as executor,
     ):
-        results = executor.train(missing, context.stores["train"], context.fold_table, display)
+        results = executor.train(missing, context.stores["train"], context.fold_table, display, observer)
     new = {str(job): result for job, result in zip(missing, results, strict=True)}
     return {
         (job.member_name, job.fold): new[str(job)] if str(job) in new else job.folder.out_of_fold()
@@ -186,6 +194,10 @@ def report_all_runs() -> Path:
     path = SUBMISSIONS / "index.html"
     write_text(path, render(page))
     return path
+
+
+def _tracking(context: RunContext) -> AbstractContextManager[Tracking]:
+    return open_tracking(context.run, context.config, context.task, context.fold_table)
 
 
 def _require_trained(run: RunFolder, untrained: Sequence[str], remedy: str) -> None:

@@ -28,7 +28,6 @@ from pipeline.runs.checkpoint import Checkpoint
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.prediction_files import CorruptedFileError
-from pipeline.runs.trackers import tensorboard_tracker
 from pipeline.task import Task
 
 SLICE_SIZE = 20_000  # test images per saved file
@@ -57,7 +56,6 @@ class FoldJob:
     seed: int
     tta: TTA
     folder: FoldFolder
-    tensorboard: bool = False
     num_threads: int = 0
     """Of the training; 0: as many as this process has."""
     refit: int = 0
@@ -96,9 +94,6 @@ class FoldJob:
         epochs, state, timer = self.member.num_epochs, self._load_state(), CheckpointTimer()
         fraction = state.num_epochs / epochs
         with (
-            tensorboard_tracker(
-                self.folder.tensorboard, enabled=self.tensorboard, num_epochs=state.num_epochs
-            ) as tracker,
             display.bar(str(self), epochs=epochs, flops=self.training_flops(table), initial_fraction=fraction) as bar,
             closing(self._states(machine, store, table, state, timer, bar)) as states,
         ):
@@ -109,7 +104,6 @@ class FoldJob:
                 if state.unfinished_epoch is not None:
                     continue
                 last = state.history[-1]
-                tracker.add(last.to_row())
                 bar.set_postfix(last.summary())
                 yield last
         model, spec = build_model(self.member, self.task, machine.device, state.weights())

@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.config import MachineConfig
 from pipeline.data.image_store import ImageStore
 from pipeline.executors.arrangement import Slots
+from pipeline.executors.executor import NO_OBSERVER, TrainingObserver
 from pipeline.executors.fold_job import FROZEN_FEATURES, FoldJob, PredictRequest, predict_slice
 from pipeline.executors.local import LocalExecutor
 from pipeline.executors.remote_progress import ForwardedDisplay, ReceivedBars, throttled
@@ -44,13 +45,18 @@ class PoolExecutor:
         self._workers.terminate()
 
     def train(
-        self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: Display
+        self,
+        jobs: Sequence[FoldJob],
+        store: ImageStore,
+        table: FoldTable,
+        display: Display,
+        observer: TrainingObserver = NO_OBSERVER,
     ) -> list[Predictions]:
         """Train folds side by side; members with a linear head, whose folds share their features, in this process."""
         results: dict[str, Predictions] = {}
         for job in jobs:
             if job.member.head == "linear":
-                (results[str(job)],) = LocalExecutor(self._machine).train([job], store, table, display)
+                (results[str(job)],) = LocalExecutor(self._machine).train([job], store, table, display, observer)
         FROZEN_FEATURES.release()
         others = [job for job in jobs if str(job) not in results]
         tasks = [WorkerTask(_train, str(job), (job, store, table), job.num_threads) for job in others]
@@ -60,11 +66,13 @@ class PoolExecutor:
                 if kind == "epoch":
                     record, where = values
                     others[index].log_epoch(record, display, where)
+                    observer.on_epoch(others[index], record)
                 else:
                     bars.receive(index, kind, *values)
 
             for index, predictions in self._workers.run(tasks, on_message):
                 results[str(others[index])] = predictions
+                observer.on_trained(others[index], predictions)
         return [results[str(job)] for job in jobs]
 
     def predict(

@@ -24,6 +24,7 @@ from pipeline.data.image_store import ImageStore
 from pipeline.error_messages import explain_cause
 from pipeline.errors import ConfigError, RunError
 from pipeline.executors import ray_worker
+from pipeline.executors.executor import NO_OBSERVER, TrainingObserver
 from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.executors.ray_retry import RetryingTasks, first_line
 from pipeline.executors.remote_progress import remote_progress
@@ -72,7 +73,12 @@ class RayExecutor:
             shutil.rmtree(self._results_dir, ignore_errors=True)
 
     def train(
-        self, jobs: Sequence[FoldJob], store: ImageStore, table: FoldTable, display: Display
+        self,
+        jobs: Sequence[FoldJob],
+        store: ImageStore,
+        table: FoldTable,
+        display: Display,
+        observer: TrainingObserver = NO_OBSERVER,
     ) -> list[Predictions]:
         """Train all folds, as many at a time as resources allow; each epoch's checkpoint is saved on the driver."""
         images, table_ref = self._put_images(store), ray.put(table)
@@ -89,9 +95,11 @@ class RayExecutor:
                 job.folder.import_files(received)
                 if record is not None:
                     progress.report_epoch(job, record, node)
+                    observer.on_epoch(job, record)
                 else:
                     results[str(job)] = parse_predictions(io.BytesIO(received[OUT_OF_FOLD]))
                     job.log_accuracy(results[str(job)], table)
+                    observer.on_trained(job, results[str(job)])
         return [results[str(job)] for job in jobs]
 
     def predict(

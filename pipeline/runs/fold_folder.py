@@ -37,7 +37,6 @@ class FoldFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tensorboard = path / "tensorboard"
         self._checkpoint = path / "checkpoint.safetensors"
         self._test_logits = path / "test_logits"
         self._checksums = Checksums(path)
@@ -120,8 +119,8 @@ class FoldFolder:
 
     def export_files(self, only: Collection[str] = ()) -> Files:
         """Return the files of a fold for another machine: all, or only some names."""
-        paths = [p for p in sorted(self.path.rglob("*")) if p.is_file() and self._test_logits not in p.parents]
-        names = only or [str(path.relative_to(self.path)) for path in paths if path.suffix != ".partial"]
+        # Those in its subfolders stay: test logits are exported by themselves, a tracker may be writing into its own.
+        names = only or [p.name for p in sorted(self.path.glob("*")) if p.is_file() and p.suffix != ".partial"]
         return {name: (self.path / name).read_bytes() for name in names}
 
     def export_unfinished(self) -> Files:

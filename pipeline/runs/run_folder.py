@@ -27,7 +27,7 @@ from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.prediction_files import CorruptedFileError, load_predictions, read_errors, save_predictions
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-RESERVED_NAMES = ("ledger.json", "index.html")  # files in submissions/
+RESERVED_NAMES = ("ledger.json", "index.html", "mlflow.db", "mlflow_artifacts")  # others in submissions/
 ResultType = TypeVar("ResultType", bound=Result)
 METRICS, ENSEMBLE, CASCADE, TIMES = "metrics.json", "ensemble.json", "cascade.json", "times.json"
 ARRANGEMENT = "arrangement.json"
@@ -40,7 +40,7 @@ def check_run_name(name: str) -> None:
             f"--run {name!r}: expected 1 to 64 of the characters A-Z a-z 0-9 _ . -, the first a letter or digit"
         )
     if name.lower() in RESERVED_NAMES:
-        raise RunError(f"--run {name}: this is the name of a file in submissions/; choose another name")
+        raise RunError(f"--run {name}: this name is taken in submissions/; choose another name")
 
 
 class RunFolder:
