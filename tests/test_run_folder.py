@@ -46,7 +46,7 @@ def test_unsafe_run_name_is_rejected(name):
 
 @pytest.mark.parametrize("name", ["ledger.json", "index.html", "Ledger.json"])
 def test_name_of_a_file_in_submissions_is_rejected_as_run_name(name):
-    with pytest.raises(RunError, match="is the name of a file in submissions/"):
+    with pytest.raises(RunError, match="this name is taken in submissions/"):
         check_run_name(name)
 
 

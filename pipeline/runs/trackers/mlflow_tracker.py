@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.config_files import leaves
 from pipeline.runs.trackers.tracker import TrackedModel, TrackedRun, Values
 
-# Of an unreachable server: it may delay the job by some seconds once. And nothing but results is sent or printed.
+# Variables that its user may set otherwise. An unreachable server delays the job by less than a minute, once. And
+# nothing but results is sent, or printed.
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",

@@ -12,6 +12,9 @@ from pipeline.runs.trackers.tracker import TrackedModel, TrackedRun, Values
 if TYPE_CHECKING:
     from wandb import Run
 
+# Variables that its user may set otherwise. Offline, a killed process loses what it has logged since the last flush, by
+# default of 15 seconds. And nothing but results is sent.
+SETTINGS = {"WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1", "WANDB_ERROR_REPORTING": "false"}
 INIT_TIMEOUT, FINISH_TIMEOUT = 30.0, 120.0  # seconds that an unreachable server may delay the job
 INTERRUPTED = 255  # wandb's exit code of such runs
 
@@ -23,6 +26,8 @@ class WandbTracker:
     """
 
     def __init__(self, run: TrackedRun) -> None:
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         import wandb
 
         self._run, self._wandb = run, wandb
