@@ -1,5 +1,6 @@
 # make demo: the whole job on a synthetic dataset    make test: the tests    make lint: the linters
 # make test-cluster: the tests on a Ray cluster of three nodes
+# make test-heavy: whole jobs with the clients of experiment trackers
 # make faults: fault injection into whole jobs, 20 minutes
 # make fuzz FUZZ_SECONDS=120: coverage-guided fuzzing of all file readers, seconds per target
 # make bench: ratios of timings, see benchmarks/README.md
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 20
 
-.PHONY: setup demo test test-cluster lint faults fuzz bench bench-models
+.PHONY: setup demo test test-cluster test-heavy lint faults fuzz bench bench-models
 
 setup: $(VENV)/.installed
 
@@ -33,6 +34,9 @@ test: $(VENV)/.installed-dev
 
 test-cluster: $(VENV)/.installed-cluster
 	$(BIN)/python -m pytest -m cluster
+
+test-heavy: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m heavy
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

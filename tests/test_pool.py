@@ -16,6 +16,7 @@ from pipeline.data.source import find_source
 from pipeline.ensemble import Ensemble
 from pipeline.errors import TrainingError
 from pipeline.executors.arrangement import Slots, device_names
+from pipeline.executors.executor import TrainingObserver
 from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.executors.local import LocalExecutor
 from pipeline.executors.pool import PoolExecutor
@@ -128,13 +129,13 @@ def test_predictions_keep_the_order_of_their_requests(data, tmp_path, monkeypatc
     assert [part.logits.tolist() for part in reversed_order] == [part.logits.tolist() for part in in_order]
 
 
-def test_bars_and_logs_of_workers_are_shown(data, tmp_path, caplog, monkeypatch):
+def test_bars_logs_and_epochs_of_workers_arrive(data, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("pipeline.progress.log.handlers", [caplog.handler])
     monkeypatch.setattr("pipeline.progress.log.propagate", False)
     stores, table = data
-    display = RecordingDisplay()
+    display, observer = RecordingDisplay(), RecordingObserver()
     with caplog.at_level("INFO", "pipeline"), pool() as executor:
-        executor.train(jobs_in(tmp_path), stores["train"], table, display)
+        predictions = executor.train(jobs_in(tmp_path), stores["train"], table, display, observer)
     lines = [record.getMessage() for record in caplog.records]
 
     assert sorted(display.closed) == sorted(display.opened)
@@ -146,6 +147,28 @@ def test_bars_and_logs_of_workers_are_shown(data, tmp_path, caplog, monkeypatch)
         parts = ("epoch 1/2", "epoch 2/2", "predicted", "validation accuracy")
         ours = [line for line in lines if line.startswith(f"net fold {n}: ")]
         assert [part in line for part, line in zip(parts, ours, strict=True)] == [True] * 4
+        assert observer.calls[f"net fold {n}"] == [1, 2, predictions[n]]
+
+
+def test_observer_is_called_in_this_process_with_epochs_and_results(data, tmp_path, one_thread):
+    stores, table = data
+    observer = RecordingObserver()
+    predictions = LocalExecutor(one_thread).train(jobs_in(tmp_path)[:2], stores["train"], table, DISPLAY, observer)
+
+    assert observer.calls == {f"net fold {n}": [1, 2, predictions[n]] for n in range(2)}
+
+
+class RecordingObserver(TrainingObserver):
+    """Remembers each job's epochs, and its predictions."""
+
+    def __init__(self):
+        self.calls = {}
+
+    def on_epoch(self, job, record):
+        self.calls.setdefault(str(job), []).append(record.epoch)
+
+    def on_trained(self, job, predictions):
+        self.calls[str(job)].append(predictions)
 
 
 class RecordingDisplay:

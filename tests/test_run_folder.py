@@ -419,6 +419,15 @@ def test_only_the_checkpoint_of_a_fold_with_corrupted_results_is_exported_to_res
     assert other.load_checkpoint().history == HISTORY[:1]
 
 
+def test_files_that_a_tracker_writes_on_the_driver_are_not_exported(run):
+    fold = run.fold("net", 0)
+    fold.save_checkpoint(Checkpoint(HISTORY[:1], {"a": torch.ones(4)}))
+    (fold.path / "tensorboard").mkdir()
+    (fold.path / "tensorboard" / "events").touch()
+
+    assert list(fold.export_files()) == ["checkpoint.safetensors"]
+
+
 def test_run_of_another_version_is_rejected_with_the_keys(run):
     run.create_or_verify(Config(), {}, {})
     path = run.path / "config.yaml"

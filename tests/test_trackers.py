@@ -167,9 +167,9 @@ def test_tracker_that_can_not_be_opened_gives_one_warning(warnings_logged, model
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tensorboard", "tensorboard needs tensorboard; pip install tensorboard"),
-        ("wandb", "wandb needs wandb; pip install wandb"),
-        ("mlflow", "mlflow needs mlflow, sqlalchemy, alembic; pip install mlflow-skinny sqlalchemy alembic"),
+        ("tensorboard", "tensorboard, but tensorboard is not installed; pip install tensorboard"),
+        ("wandb", "wandb, but wandb is not installed; pip install wandb"),
+        ("mlflow", "mlflow, but mlflow, sqlalchemy, alembic are not installed; pip install mlflow-skinny sqlalchemy alembic"),
     ],
 )
 def test_missing_package_is_reported_with_its_installation(monkeypatch, name, message):
@@ -178,7 +178,7 @@ def test_missing_package_is_reported_with_its_installation(monkeypatch, name, me
 
     with pytest.raises(ConfigError) as error:
         require_installed(["csv", name])
-    assert str(error.value) == f"log.trackers: {message}"
+    assert str(error.value) == f"log.trackers has {message}"
 
 
 def test_mlflow_needs_no_database_with_a_server(monkeypatch):

@@ -65,7 +65,11 @@ def require_installed(names: Sequence[TrackerName]) -> None:
         packages = ["mlflow", *_database_packages()] if name == "mlflow" else [name] if name != "csv" else []
         missing = [package for package in packages if importlib.util.find_spec(package) is None]
         if missing:
-            raise ConfigError(f"log.trackers: {name} needs {', '.join(missing)}; pip install {INSTALLATION[name]}")
+            are = "is" if len(missing) == 1 else "are"
+            raise ConfigError(
+                f"log.trackers has {name}, but {', '.join(missing)} {are} not installed; pip install "
+                f"{INSTALLATION[name]}"
+            )
 
 
 @contextmanager
