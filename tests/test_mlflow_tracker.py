@@ -1,12 +1,10 @@
 """The real client of MLflow with its SQLite store. Few tests: a store takes seconds to create."""
 
-import pytest
 from tracker_files import load_mlflow
 
 from pipeline.runs.trackers.mlflow_tracker import MlflowTracker
 from pipeline.runs.trackers.tracker import TrackedModel, TrackedRun
 
-pytest.importorskip("mlflow")
 ROWS = [{"epoch": epoch, "loss": 2.0 / epoch} for epoch in (1, 2, 3)]
 SCORES = {"accuracy": 0.5, "log_loss": 1.25, "n": 100}
 

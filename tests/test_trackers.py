@@ -169,7 +169,10 @@ def test_tracker_that_can_not_be_opened_gives_one_warning(warnings_logged, model
     [
         ("tensorboard", "tensorboard, but tensorboard is not installed; pip install tensorboard"),
         ("wandb", "wandb, but wandb is not installed; pip install wandb"),
-        ("mlflow", "mlflow, but mlflow, sqlalchemy, alembic are not installed; pip install mlflow-skinny sqlalchemy alembic"),
+        (
+            "mlflow",
+            "mlflow, but mlflow, sqlalchemy, alembic are not installed; pip install mlflow-skinny sqlalchemy alembic",
+        ),
     ],
 )
 def test_missing_package_is_reported_with_its_installation(monkeypatch, name, message):

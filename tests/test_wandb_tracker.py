@@ -1,12 +1,12 @@
 """The real client of Weights & Biases, offline."""
 
 import pytest
+import wandb
 from tracker_files import load_wandb
 
 from pipeline.runs.trackers.tracker import TrackedModel, TrackedRun
 from pipeline.runs.trackers.wandb_tracker import WandbTracker
 
-pytest.importorskip("wandb")
 ROWS = [{"epoch": epoch, "loss": 2.0 / epoch} for epoch in (1, 2, 3)]
 SCORES = {"accuracy": 0.5, "log_loss": 1.25, "n": 100}
 
@@ -33,6 +33,12 @@ def model(run, fold, kind="fold"):
     return TrackedModel(name, kind, run.folder / "net" / f"{kind}_{fold}", {"train": {"epochs": 3}}, 3)
 
 
+def load(run):
+    """Read the run's files, which are complete when wandb's process has ended, as at the end of this one."""
+    wandb.teardown()
+    return load_wandb(run.folder / "wandb")
+
+
 def test_models_that_train_side_by_side_are_runs_of_one_group(run, capfd, caplog):
     tracker = WandbTracker(run)
     models = [model(run, 0), model(run, 1), model(run, 0, "refit")]
@@ -45,7 +51,7 @@ def test_models_that_train_side_by_side_are_runs_of_one_group(run, capfd, caplog
     tracker.finish_run({**SCORES, "accuracy": 0.75}, [run.folder / "submission.csv"])
     tracker.close(failed=False)
 
-    runs = load_wandb(run.folder / "wandb")
+    runs = load(run)
     assert {name: each["kind"] for name, each in runs.items()} == {
         "net fold 0": "fold",
         "net fold 1": "fold",
@@ -78,7 +84,7 @@ def test_without_an_api_key_it_writes_offline_and_says_so_once(run, monkeypatch,
     (line,) = [record.getMessage() for record in caplog.records if record.name == "pipeline"]
     assert line.startswith("wandb: no API key, so it writes offline; ")
     assert line.endswith(f"wandb sync {run.folder / 'wandb' / 'offline-run-*'}")
-    assert {each["exit_code"] for each in load_wandb(run.folder / "wandb").values()} == {255}
+    assert {each["exit_code"] for each in load(run).values()} == {255}
 
 
 def test_resumed_model_continues_its_run(run):
@@ -89,7 +95,7 @@ def test_resumed_model_continues_its_run(run):
         resumed.log_epoch(model(run, 0), row)
     resumed.finish_model(model(run, 0), SCORES)
 
-    runs = load_wandb(run.folder / "wandb")
+    runs = load(run)
     assert list(runs) == ["net fold 0"]
     assert [row["epoch"] for row in runs["net fold 0"]["history"]] == [1, 2, 3]
     assert len(list((run.folder / "wandb").glob("offline-run-*"))) == 2
