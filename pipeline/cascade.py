@@ -80,6 +80,22 @@ def predict_cascade(
     return _predict_with_exits(predictor, stages, sample, fit, config)
 
 
+def used_models(jobs: Sequence[FoldJob], ensemble: Ensemble) -> list[FoldJob]:
+    """Return the models that have a weight in the ensemble, in the order of the cascade.
+
+    Refits first, as they are the best ones, then fold by fold; in each, the member of the largest weight comes first.
+    """
+    return sorted(
+        (job for job in jobs if ensemble.weights[job.member_name] > MIN_WEIGHT),
+        key=lambda job: (
+            job.fold is not None,
+            job.refit if job.fold is None else job.fold,
+            -ensemble.weights[job.member_name],
+            job.member_name,
+        ),
+    )
+
+
 def max_prediction_flops(jobs: Sequence[FoldJob], config: CascadeConfig | None, num_images: int) -> float:
     """Return an upper bound of the FLOPs of predicting the test images, without the calibration sample."""
     passes: float = len(jobs) * len(tta_views(jobs[0].tta))
@@ -210,10 +226,9 @@ def _fit_thresholds(
 
 
 class _EnsemblePredictor:
-    """The trained models in the order of the cascade: refits first, as they are the best ones, then fold by fold.
+    """The trained models in the order of the cascade.
 
-    In each, the member of the largest weight comes first. Keeps each model's logits of the images that later stages may
-    need, and no more.
+    Keeps each model's logits of the images that later stages may need, and no more.
     """
 
     def __init__(
@@ -224,17 +239,7 @@ class _EnsemblePredictor:
         executor: Executor,
         display: Display,
     ) -> None:
-        member_weights = ensemble.weights
-        used = [job for job in jobs if member_weights[job.member_name] > MIN_WEIGHT]
-        self.jobs = sorted(
-            used,
-            key=lambda job: (
-                job.fold is not None,
-                job.refit if job.fold is None else job.fold,
-                -member_weights[job.member_name],
-                job.member_name,
-            ),
-        )
+        self.jobs = used_models(jobs, ensemble)
         self.store = store
         self._ensemble, self._executor, self._display = ensemble, executor, display
         self.reset()

@@ -8,13 +8,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli_options import INPUT, InputOption, QuietOption, RunOption, RunOptions, takes_run_options
+from pipeline.cli_options import (
+    INPUT,
+    InputOption,
+    QuietOption,
+    RunOption,
+    RunOptions,
+    expand_home_option,
+    takes_run_options,
+)
 from pipeline.config_files import DEFAULT_CONFIG, load_config
-from pipeline.console import format_comparison, format_metrics, format_scores, format_upload, print_runs, sorted_runs
+from pipeline.console import (
+    format_comparison,
+    format_export,
+    format_metrics,
+    format_scores,
+    format_upload,
+    print_classifications,
+    print_runs,
+    sorted_runs,
+)
 from pipeline.errors import UserError
 from pipeline.ledger import SUBMISSIONS, Ledger
 from pipeline.process import run_command
 from pipeline.progress import set_up_logging
+from pipeline.results import FileFormat
 from pipeline.task import CIFAR10, Task
 
 if TYPE_CHECKING:
@@ -145,6 +163,75 @@ def report(
     if quiet:
         set_up_logging(quiet=True)
     print(workflow.report_all_runs() if every else workflow.report(open_run(run), input_dir, context.obj))
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    run: RunOption = None,
+    file_format: Annotated[
+        FileFormat | None, typer.Option("--format", help="Default: by the ending of --output, else onnx.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="One model alone, MEMBER/fold_N or MEMBER/refit_N; default: the ensemble.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Default: model.onnx, model.pt or model.safetensors in the run's folder.", callback=expand_home_option
+        ),
+    ] = None,
+    input_dir: InputOption = INPUT,
+    quiet: QuietOption = False,
+) -> None:
+    """Write the models that predict the test images to one file: uint8 images in, probabilities out.
+
+    Normalisation, resize, TTA and the weighted mean are part of the file, and its metadata has the class names. The
+    file is checked: its probabilities are those of the pipeline, in float32, on 1,000 training images of --input.
+    """
+    if quiet:
+        set_up_logging(quiet=True)
+    from pipeline.export import export as export_models
+    from pipeline.export import format_of
+    from pipeline.runs.run_folder import open_run
+    from pipeline.trained_ensemble import open_ensemble, open_model
+
+    folder = open_run(run)
+    trained = open_ensemble(folder, context.obj) if model is None else open_model(folder, context.obj, model)
+    print(format_export(export_models(trained, file_format or format_of(output), output, input_dir)))
+
+
+@app.command()
+def classify(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Pictures, and folders of pictures with all subfolders.")
+    ],
+    run: RunOption = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the class of pictures of any size, as the run's full ensemble with all TTA views predicts it.
+
+    Of each picture the square in the middle is resized to the size of the run's images. It is turned as its EXIF data
+    says, transparency is shown on white, and of an animation the first frame is taken. For what can't be read there is
+    one line on stderr, the other pictures are classified, and the exit status is 1.
+    """
+    from pipeline.classify import classify as classify_pictures
+    from pipeline.runs.run_folder import open_run
+    from pipeline.trained_ensemble import open_ensemble
+
+    failures = 0
+
+    def on_failure(text: str) -> None:
+        nonlocal failures
+        failures += 1
+        print(text, file=sys.stderr)
+
+    rows = classify_pictures(open_ensemble(open_run(run), context.obj), paths, on_failure)
+    print_classifications(rows, as_csv=as_csv, as_json=as_json)
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 INPUT = Path("input")
 
 
-def _expand_home(path: Path | None) -> Path | None:
+def expand_home_option(path: Path | None) -> Path | None:
     """Expand `~`, which a shell leaves as it is in `--input=~/folder`. Raises InputError."""
     try:
         return path and expand_home(path)
@@ -33,7 +33,9 @@ def _expand_home(path: Path | None) -> Path | None:
 InputOption = Annotated[
     Path,
     typer.Option(
-        "--input", help="Folder with Kaggle's files, or with torchvision's copy of the dataset.", callback=_expand_home
+        "--input",
+        help="Folder with Kaggle's files, or with torchvision's copy of the dataset.",
+        callback=expand_home_option,
     ),
 ]
 RunOption = Annotated[
@@ -49,7 +51,7 @@ class RunOptions:
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", help="YAML file; default: the run's own config, else quick.yaml.", callback=_expand_home
+            "--config", help="YAML file; default: the run's own config, else quick.yaml.", callback=expand_home_option
         ),
     ] = None
     input_dir: InputOption = INPUT

@@ -3,15 +3,26 @@
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.errors import RunError
 from pipeline.ledger import RunRow, Upload
-from pipeline.results import Accuracy, Comparison, EnsembleMetrics, MemberMetrics, Metrics, Scores
+from pipeline.results import (
+    Accuracy,
+    Classification,
+    Comparison,
+    EnsembleMetrics,
+    ExportedFile,
+    MemberMetrics,
+    Metrics,
+    Scores,
+)
 
 COLUMNS = tuple(field.name for field in fields(RunRow))
 SIGNIFICANCE = 0.05
@@ -45,6 +56,15 @@ def format_upload(upload: Upload, out_of_fold: float | None) -> str:
         parts.append(f"out of fold {out_of_fold:.4f}")
         parts += [f"{name} - out of fold {score - out_of_fold:+.4f}" for name, score in upload.scores.items()]
     return ", ".join([*parts, *([upload.reason] if upload.reason else [])])
+
+
+def format_export(exported: ExportedFile) -> str:
+    """Format what was written, and how well it agrees with the pipeline."""
+    return (
+        f"{exported.path}: {_pluralize(exported.num_models, 'model')}, {exported.num_bytes / 1e6:.1f} MB\n"
+        f"largest difference from the pipeline's probabilities on {exported.num_images:,} images: "
+        f"{exported.max_difference:.1e}"
+    )
 
 
 def format_comparison(first: str, second: str, comparison: Comparison) -> str:
@@ -81,17 +101,47 @@ def sorted_runs(rows: Sequence[RunRow], column: str, text: str) -> list[RunRow]:
 
 def print_runs(rows: Sequence[RunRow], *, as_csv: bool, as_json: bool) -> None:
     """Print to stdout, by default a table on a terminal and CSV elsewhere."""
+    _print_rows(map(asdict, rows), COLUMNS, lambda: runs_table(rows), as_csv=as_csv, as_json=as_json)
+
+
+def print_classifications(rows: Iterable[Classification], *, as_csv: bool, as_json: bool) -> None:
+    """Print to stdout, by default a table on a terminal and CSV, row by row, elsewhere."""
+    columns = tuple(Classification.model_fields)
+    values = (row.model_dump() for row in rows)
+    _print_rows(values, columns, lambda: classifications_table(rows), as_csv=as_csv, as_json=as_json)
+
+
+def _print_rows(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str],
+    table: Callable[[], Table],
+    *,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print(json.dumps(list(rows), indent=2))
     elif as_csv or not sys.stdout.isatty():
-        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows(rows)
     else:
         console = Console()
         # A narrower table would have empty columns; a terminal wraps its lines.
         console.width = max(console.width, MIN_TABLE_WIDTH)
-        console.print(runs_table(rows))
+        console.print(table())
+
+
+def classifications_table(rows: Iterable[Classification]) -> Table:
+    """Return classified pictures as a table for a terminal."""
+    table = Table()
+    for title in ("file", "label", "probability", "second label", "probability"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        # A path in brackets is no markup.
+        file = Text(row.file)
+        table.add_row(file, row.label, f"{row.probability:.4f}", row.second_label, f"{row.second_probability:.4f}")
+    return table
 
 
 def runs_table(rows: Sequence[RunRow]) -> Table:

@@ -97,9 +97,8 @@ def evaluate(run: RunFolder, config: Config, task: Task, table: FoldTable, predi
 
 def load_ensemble_predictions(run: RunFolder) -> Predictions:
     """Return the ensemble's out-of-fold predictions of an evaluated run. Raises RunError if a file is missing."""
-    config, ensemble = run.config(), _load_ensemble(run)
-    if ensemble.weights.keys() != config.members.keys():
-        raise RunError(f"{run.path / ENSEMBLE} has other members than the config; {_validate_again(run)}")
+    config = run.config()
+    ensemble = load_ensemble(run, config)
     folds = config.folds.trained
     members = ((name, join([run.fold(name, fold).out_of_fold() for fold in folds])) for name in config.members)
     return ensemble.combine(members)
@@ -133,7 +132,8 @@ def score_test_images(predictions: Predictions, labels: Labels) -> Scores:
     return score(to_probabilities(predictions.logits_for(labels.ids)), labels.labels)
 
 
-def _load_ensemble(run: RunFolder) -> Ensemble:
+def load_ensemble(run: RunFolder, config: Config) -> Ensemble:
+    """Return the ensemble of an evaluated run. Raises RunError if it is missing, corrupted, or of other members."""
     if not (run.path / ENSEMBLE).exists():
         raise RunError(
             f"the run {run.name} has no ensemble yet: train all its folds (python run.py train --run {run.name}, with "
@@ -141,9 +141,12 @@ def _load_ensemble(run: RunFolder) -> Ensemble:
         )
     values = run.load_json(ENSEMBLE)
     try:
-        return Ensemble.from_json(values)
+        ensemble = Ensemble.from_json(values)
     except ValueError as error:
         raise RunError(f"{run.path / ENSEMBLE} can't be read ({on_one_line(error)}); {_validate_again(run)}") from None
+    if ensemble.weights.keys() != config.members.keys():
+        raise RunError(f"{run.path / ENSEMBLE} has other members than the config; {_validate_again(run)}")
+    return ensemble
 
 
 def _validate_again(run: RunFolder) -> str:

@@ -1,8 +1,13 @@
 """Typed results: Metrics is written to metrics.json, CascadeStats to cascade.json, StageTime to times.json."""
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 Interval = tuple[float, float]
+FileFormat = Literal["onnx", "torchscript", "safetensors"]
+"""Of an exported model."""
 
 
 class Result(BaseModel):
@@ -165,3 +170,25 @@ class CascadeStats(Result):
     exit_thresholds: list[float] = []
     expected_accuracy_drop: float | None = None
     """Against the full ensemble; None where every image got the full ensemble."""
+
+
+class Classification(Result):
+    """The most probable label of a picture, and the second one."""
+
+    file: str
+    label: str
+    probability: float
+    second_label: str
+    second_probability: float
+
+
+class ExportedFile(Result):
+    """A file with a run's models, and its check against the pipeline."""
+
+    path: Path
+    num_bytes: int
+    num_models: int
+    num_images: int
+    """Of the check."""
+    max_difference: float
+    """Largest difference of a probability from the pipeline's, in float32."""

@@ -1,6 +1,6 @@
 """RunContext: config, run folder, source, images, labels and folds of a run, opened once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,18 +19,18 @@ from pipeline.errors import InputError
 from pipeline.executors.arrangement import Slots, arrange, find_slots
 from pipeline.executors.factory import ExecutorOptions
 from pipeline.executors.fold_job import FoldJob
+from pipeline.executors.run_jobs import fold_jobs, refit_jobs, test_jobs
 from pipeline.executors.worker_start import start_imports
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.duplicates import count_duplicates, find_groups
 from pipeline.learning.folds import make_folds
-from pipeline.learning.seeding import derive_seed, fold_seed
+from pipeline.learning.seeding import derive_seed
 from pipeline.learning.trial import try_member
 from pipeline.learning.weights import weights_checksum
 from pipeline.progress import log
 from pipeline.results import Arrangement
 from pipeline.run_config import find_config
 from pipeline.runs.environment import describe_environment
-from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runs.trackers.open_trackers import require_installed
@@ -125,26 +125,15 @@ class RunContext:
     @property
     def test_jobs(self) -> list[FoldJob]:
         """The models that predict the test images."""
-        if not self.config.refit.models:
-            return list(self.fold_jobs())
-        return [*self.refit_jobs(), *(self.fold_jobs() if self.config.refit.with_folds else ())]
+        return test_jobs(self.run, self.config, self.task)
 
-    def fold_jobs(self) -> Iterator[FoldJob]:
-        """Yield a job for every fold that is trained, of every member."""
-        for name in self.config.members:
-            for fold in self.config.folds.trained:
-                seed = fold_seed(self.config.seed, name, fold)
-                yield self._job(name, fold, seed, self.run.fold(name, fold))
+    def fold_jobs(self) -> list[FoldJob]:
+        """Return a job for every fold that is trained, of every member."""
+        return fold_jobs(self.run, self.config, self.task)
 
-    def refit_jobs(self) -> Iterator[FoldJob]:
-        """Yield a job for every refit of every member."""
-        for name in self.config.members:
-            for number in range(self.config.refit.models):
-                seed = derive_seed(self.config.seed, name, "refit", number)
-                yield replace(self._job(name, None, seed, self.run.refit(name, number)), refit=number)
-
-    def _job(self, name: str, fold: int | None, seed: int, folder: FoldFolder) -> FoldJob:
-        return FoldJob(name, self.config.members[name], self.task, fold, seed, self.config.predict.tta, folder)
+    def refit_jobs(self) -> list[FoldJob]:
+        """Return a job for every refit of every member."""
+        return refit_jobs(self.run, self.config, self.task)
 
 
 def open_context(

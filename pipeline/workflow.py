@@ -144,7 +144,7 @@ def predict_test(context: RunContext, evaluation: Evaluation) -> CascadePredicti
             display,
             config=cascade,
             seed=derive_seed(context.config.seed, "sample"),
-            fold_jobs=list(context.fold_jobs()),
+            fold_jobs=context.fold_jobs(),
             out_of_fold=evaluation.ensemble_predictions,
         )
     context.run.save_test_predictions(test)

@@ -35,7 +35,7 @@ class TTAView:
     def apply(self, images: Tensor, image_size: int) -> Tensor:
         """Return this view of inputs [batch, channels, height, width], which are resized images of `image_size`."""
         if self.translation:
-            height, width = images.shape[-2:]
+            height, width = map(int, images.shape[-2:])  # torch.jit.trace has tensors there
             translation = round(self.translation * height / image_size)
             padding, start = abs(translation), abs(translation) - translation
             padded = F.pad(images, (padding,) * 4, mode="reflect")
