@@ -1,6 +1,7 @@
 """The synthetic dataset in every form that the input can have; made once for all tests."""
 
 import io
+import json
 import os
 import pickle
 import runpy
@@ -8,11 +9,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import py7zr
 import pytest
 
+from pipeline.cli import main
 from pipeline.data import source
 from pipeline.demo.dataset import make_synthetic_dataset
 from pipeline.demo.images import draw_image
@@ -94,6 +97,56 @@ def whole_run(zip_folder, tmp_path_factory):
     done = subprocess.run(command, cwd=folder, env=refused, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return folder, done
+
+
+TWO_MEMBERS = """
+members:
+  net:
+    model: {name: airbench94, params: {widths: [4, 8, 8]}}
+    train: {epochs: 1, batch_size: 32}
+  resized:
+    model: {name: tutorial_cnn, image_size: 40}
+    train: {epochs: 1, batch_size: 32}
+folds: {num_folds: 2, train: [0]}
+refit: {models: 1, with_folds: true}
+predict: {tta: flip_translate}
+machine: {jobs: 1}
+"""
+
+
+@pytest.fixture(scope="session")
+def trained_folder(zip_folder, tmp_path_factory):
+    """A folder with the trained run `two`: a fold and a refit of two members, one of which resizes its images."""
+    from pipeline import workflow
+    from pipeline.run_context import open_context
+
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "two.yaml").write_text(TWO_MEMBERS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        workflow.train(open_context(CIFAR10, config_path=Path("two.yaml"), input_dir=zip_folder))
+        # After so short a training one member may have no weight.
+        ensemble = {"temperatures": {"net": 0.7, "resized": 0.4}, "weights": {"net": 0.25, "resized": 0.75}}
+        Path("submissions/two/ensemble.json").write_text(json.dumps(ensemble))
+    return folder
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path, capsys):
+    """Run a command in this process, in an empty folder unless the test has changed to another one.
+
+    Returns its status, stdout and stderr.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return SimpleNamespace(status=exit_.value.code or 0, stdout=captured.out, stderr=captured.err)
+
+    return call
 
 
 @pytest.fixture

@@ -1,32 +1,14 @@
 """The commands in this process: what they print, and how they end."""
 
 import shutil
-import sys
-from types import SimpleNamespace
 
 import pytest
 from conftest import NUM_TRAIN
 
-from pipeline.cli import main
 from pipeline.errors import RunError
 from pipeline.task import CIFAR10
 
 RUN_COMMANDS = ("all", "train", "predict", "demo")
-
-
-@pytest.fixture
-def cli(monkeypatch, tmp_path, capsys):
-    """Run a command in an empty folder; return its status, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["run.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return SimpleNamespace(status=exit_.value.code or 0, stdout=captured.out, stderr=captured.err)
-
-    return call
 
 
 def help_texts(text):
@@ -46,7 +28,10 @@ def help_texts(text):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "all", "demo", "download", "prepare", "train", "validate", "predict", "report", "check", "submit", "runs"],
+    [
+        *("", "all", "demo", "download", "prepare", "train", "validate", "predict", "report", "check", "submit"),
+        *("runs", "export", "classify"),
+    ],
 )
 def test_every_command_and_option_has_a_help_text(cli, command):
     done = cli(*command.split(), "--help")
