@@ -1,18 +1,14 @@
 """The models that predict a run's test images -> one file for other programs, checked against the pipeline."""
 
 import importlib.util
-import io
 import json
 import warnings
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import safetensors.torch
-import torch
 from numpy.typing import NDArray
 
 from pipeline.config import MachineConfig, MemberConfig
@@ -23,115 +19,24 @@ from pipeline.error_messages import on_one_line
 from pipeline.errors import RunError, UserError
 from pipeline.files import open_atomic
 from pipeline.learning.device import set_up_machine
-from pipeline.learning.exported import ExportedEnsemble, ExportedModel, load_safetensors
+from pipeline.learning.export_formats import EXPORT_FORMATS, INPUT, OUTPUT, ExportFormat
+from pipeline.learning.exported import ExportedEnsemble, ExportedModel
 from pipeline.progress import log, progress_display
 from pipeline.results import ExportedFile, FileFormat
 from pipeline.runs.environment import package_versions
 from pipeline.trained_ensemble import EnsemblePredictor, TrainedEnsemble, model_name
 
-INPUT, OUTPUT = "images", "probabilities"
 NUM_CHECKED = 1000  # images
 CHECK_BATCH_SIZE = 64
 MAX_DIFFERENCE = 1e-3  # of a probability; rounding gives less than 1e-5
-MAX_ONNX_BYTES = 2**31 - 2**20  # protobuf's limit, less the graph
 # In float32, whatever precision the run had.
 CPU_ONLY = MachineConfig(device="cpu", compile="off", autocast="off")
 Images = NDArray[np.uint8]
-Predict = Callable[[Images], Probabilities]
-
-
-class _Format(Protocol):
-    """A file format."""
-
-    suffix: str
-    packages: tuple[str, ...]
-
-    def encode(self, predictor: EnsemblePredictor, metadata: dict[str, str]) -> bytes:
-        """Return the content of the file."""
-        ...
-
-    def load(self, path: Path) -> Predict:
-        """Return the ensemble in a file, as its user would load it."""
-        ...
-
-
-class _Onnx:
-    suffix = ".onnx"
-    packages: tuple[str, ...] = ("onnx", "onnxruntime", "onnxscript")
-
-    def encode(self, predictor: EnsemblePredictor, metadata: dict[str, str]) -> bytes:
-        import onnx
-
-        module = _module(predictor)
-        num_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
-        if num_bytes > MAX_ONNX_BYTES:
-            raise RunError(
-                f"the weights of all models take {num_bytes / 1e9:.1f} GB, an ONNX file at most 2 GB; give one "
-                "--model, or choose another --format"
-            )
-        program = torch.onnx.export(
-            module,
-            (_example(predictor),),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            external_data=False,
-            verbose=False,
-            dynamo=True,
-        )
-        assert program is not None
-        model = program.model_proto
-        onnx.helper.set_model_props(model, metadata)
-        return model.SerializeToString()
-
-    def load(self, path: Path) -> Predict:
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return lambda images: session.run([OUTPUT], {INPUT: images})[0]
-
-
-class _TorchScript:
-    suffix = ".pt"
-    packages: tuple[str, ...] = ()
-
-    def encode(self, predictor: EnsemblePredictor, metadata: dict[str, str]) -> bytes:
-        with torch.inference_mode():
-            trace: Any = torch.jit.trace  # untyped
-            traced = trace(_module(predictor), _example(predictor), check_trace=False)
-        file = io.BytesIO()
-        torch.jit.save(traced, file, _extra_files={"metadata.json": json.dumps(metadata)})
-        return file.getvalue()
-
-    def load(self, path: Path) -> Predict:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated
-            load: Any = torch.jit.load  # untyped
-            return _call(load(path))
-
-
-class _Safetensors:
-    suffix = ".safetensors"
-    packages: tuple[str, ...] = ()
-
-    def encode(self, predictor: EnsemblePredictor, metadata: dict[str, str]) -> bytes:
-        tensors = {
-            f"{model_name(job)}.{name}": tensor
-            for job in predictor.trained.jobs
-            for name, tensor in job.folder.weights().items()
-        }
-        return safetensors.torch.save(tensors, metadata)
-
-    def load(self, path: Path) -> Predict:
-        return _call(load_safetensors(path))
-
-
-FORMATS: dict[FileFormat, _Format] = {"onnx": _Onnx(), "torchscript": _TorchScript(), "safetensors": _Safetensors()}
 
 
 def format_of(output: Path | None) -> FileFormat:
     """Return the format of an ending, ONNX for any other and without a path."""
-    return next((name for name, each in FORMATS.items() if output and output.suffix == each.suffix), "onnx")
+    return next((name for name, each in EXPORT_FORMATS.items() if output and output.suffix == each.suffix), "onnx")
 
 
 def export(trained: TrainedEnsemble, file_format: FileFormat, output: Path | None, input_dir: Path) -> ExportedFile:
@@ -140,7 +45,7 @@ def export(trained: TrainedEnsemble, file_format: FileFormat, output: Path | Non
     Raises UserError, and leaves the former file, if there is one, if the file that was written does not predict what
     the pipeline predicts.
     """
-    chosen = FORMATS[file_format]
+    chosen = EXPORT_FORMATS[file_format]
     missing = [name for name in chosen.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--format {file_format}: not installed: {', '.join(missing)}; pip install {' '.join(missing)}")
@@ -154,7 +59,7 @@ def export(trained: TrainedEnsemble, file_format: FileFormat, output: Path | Non
     with open_atomic(path) as file:
         file.write(data)
         file.flush()
-        difference = _largest_difference(chosen.load(Path(file.name)), images, expected)
+        difference = _largest_difference(chosen, Path(file.name), images, expected)
         if not difference <= MAX_DIFFERENCE:
             raise RunError(
                 f"{path} was not written: its probabilities differ by up to {difference:.2g} from the pipeline's on "
@@ -169,12 +74,18 @@ def export(trained: TrainedEnsemble, file_format: FileFormat, output: Path | Non
     )
 
 
-def _encode(chosen: _Format, predictor: EnsemblePredictor, name: str) -> bytes:
+def _encode(chosen: ExportFormat, predictor: EnsemblePredictor, name: str) -> bytes:
+    weights = {
+        f"{model_name(job)}.{key}": tensor
+        for job in predictor.trained.jobs
+        for key, tensor in job.folder.weights().items()
+    }
+    ensemble, metadata = _exported_ensemble(predictor), _metadata(predictor)
     with warnings.catch_warnings():
         # Of exporters about themselves, and of models about what is constant in a graph, which the check covers.
         warnings.simplefilter("ignore")
         try:
-            return chosen.encode(predictor, _metadata(predictor))
+            return chosen.encode(ensemble, weights, metadata)
         except UserError:
             raise
         except Exception as error:
@@ -185,7 +96,7 @@ def _encode(chosen: _Format, predictor: EnsemblePredictor, name: str) -> bytes:
             ) from error
 
 
-def _module(predictor: EnsemblePredictor) -> ExportedEnsemble:
+def _exported_ensemble(predictor: EnsemblePredictor) -> ExportedEnsemble:
     trained = predictor.trained
     models = [
         ExportedModel(
@@ -194,19 +105,6 @@ def _module(predictor: EnsemblePredictor) -> ExportedEnsemble:
         for job, (model, spec) in zip(trained.jobs, predictor.models, strict=True)
     ]
     return ExportedEnsemble(models, trained.task.image_size, trained.config.predict.tta).eval()
-
-
-def _example(predictor: EnsemblePredictor) -> torch.Tensor:
-    # Two images: the exporter takes a dimension of 1 for a constant.
-    return torch.zeros(2, *predictor.trained.task.image_shape, dtype=torch.uint8)
-
-
-def _call(module: torch.nn.Module) -> Predict:
-    def predict(images: Images) -> Probabilities:
-        with torch.inference_mode():
-            return module(torch.from_numpy(images)).numpy()
-
-    return predict
 
 
 def _metadata(predictor: EnsemblePredictor) -> dict[str, str]:
@@ -229,17 +127,16 @@ def _metadata(predictor: EnsemblePredictor) -> dict[str, str]:
         "input": {"name": INPUT, "dtype": "uint8", "shape": ["batch", *task.image_shape], "channels": "RGB"},
         "output": {"name": OUTPUT, "dtype": "float32", "shape": ["batch", task.num_classes]},
         "models": models,
-        "members": {name: _without_path(member) for name, member in _used_members(trained)},
+        "members": {job.member_name: _without_path(job.member) for job in trained.jobs},
         "task": asdict(task),
         "versions": package_versions("safetensors"),
     }
-    texts = {"run": trained.run.name, "tta": config.predict.tta, "commit": trained.run.environment()["commit"]}
+    texts = {
+        "run": trained.run.name,
+        "tta": config.predict.tta,
+        "commit": trained.run.environment().get("commit", "unknown"),
+    }
     return texts | {key: json.dumps(value) for key, value in values.items()}
-
-
-def _used_members(trained: TrainedEnsemble) -> Iterable[tuple[str, MemberConfig]]:
-    used = {job.member_name for job in trained.jobs}
-    return ((name, member) for name, member in trained.config.members.items() if name in used)
 
 
 def _without_path(member: MemberConfig) -> dict[str, Any]:
@@ -264,8 +161,15 @@ def _some_images(trained: TrainedEnsemble, input_dir: Path) -> Images:
     return store.images[rows]
 
 
-def _largest_difference(predict: Predict, images: Images, expected: Probabilities) -> float:
+def _largest_difference(chosen: ExportFormat, written: Path, images: Images, expected: Probabilities) -> float:
     """Return the largest difference of a probability; batches of different sizes are part of the check."""
     starts = [0, *range(1, len(images), CHECK_BATCH_SIZE), len(images)]
-    parts = [predict(images[start:end]) for start, end in pairwise(starts)]
+    try:
+        predict = chosen.load(written)
+        parts = [predict(images[start:end]) for start, end in pairwise(starts)]
+    except Exception as error:
+        # Each package has errors of its own.
+        raise RunError(
+            f"the exported file can't be used: {type(error).__name__}: {on_one_line(error)}; choose another --format"
+        ) from error
     return float(np.abs(np.concatenate(parts) - expected).max())

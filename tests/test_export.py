@@ -19,6 +19,7 @@ from pipeline.ensemble import Ensemble
 from pipeline.errors import RunError
 from pipeline.executors.run_jobs import fold_jobs, refit_jobs
 from pipeline.export import export
+from pipeline.learning import export_formats
 from pipeline.learning.device import Machine
 from pipeline.learning.exported import load_safetensors, resize_matrix
 from pipeline.learning.inputs import InputSpec
@@ -144,9 +145,9 @@ def test_file_that_predicts_otherwise_is_not_written(monkeypatch, zip_folder):
     path = Path("submissions/two/model.safetensors")
     path.write_text("the former file")
     files = set(path.parent.iterdir())
-    load_file = export_module.load_safetensors
+    load_file = export_formats.load_safetensors
     # The wrong file has one model less.
-    monkeypatch.setattr(export_module, "load_safetensors", lambda path: drop_model(load_file(path)))
+    monkeypatch.setattr(export_formats, "load_safetensors", lambda path: drop_model(load_file(path)))
 
     with pytest.raises(
         RunError, match=r"model\.safetensors was not written: .* differ by up to 0\.\d+ .* on 20 images"

@@ -40,12 +40,17 @@ class ExportedEnsemble(nn.Module):
         super().__init__()
         total = sum(model.weight for model in models)
         self.weights = [model.weight / total for model in models]
+        self.image_size = image_size
         self.parts = nn.ModuleList(_CalibratedModel(model, image_size, tta) for model in models)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return probabilities [batch, classes] of uint8 images [batch, height, width, 3]."""
         parts = [weight * part(images) for weight, part in zip(self.weights, self.parts, strict=True)]
         return torch.stack(parts).sum(0)
+
+    def example(self) -> Tensor:
+        """Return images for tracing: two, as exporters take a dimension of 1 for a constant."""
+        return torch.zeros(2, self.image_size, self.image_size, 3, dtype=torch.uint8)
 
 
 class _CalibratedModel(nn.Module):
