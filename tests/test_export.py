@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import onnx
@@ -12,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from safetensors import safe_open
 
 from pipeline import export as export_module
@@ -105,6 +108,20 @@ def test_exported_ensemble_has_the_probabilities_of_the_pipeline(cli, zip_folder
     assert sum(model["weight"] for model in models) == pytest.approx(1)
     assert (metadata["run"], metadata["tta"], models[0]["size"]) == ("two", "flip_translate", 40)
     assert set(json.loads(metadata["versions"])) >= {"torch", "timm"}
+
+
+@pytest.mark.parametrize("file_format", NAMES)
+def test_file_contains_no_path_of_this_machine(cli, zip_folder, tmp_path, file_format):
+    done = cli("export", "--run", "two", "--model", "net/fold_0", "--format", file_format, "--input", zip_folder)
+    path = Path("submissions", "two", NAMES[file_format])
+    contents = [path.read_bytes()]
+    if file_format == "torchscript":
+        with ZipFile(path) as archive:
+            contents += map(archive.read, archive.namelist())
+
+    assert done.status == 0, done.stderr
+    for secret in (sys.prefix, ROOT, tmp_path):
+        assert not any(str(secret).encode() in content for content in contents)
 
 
 def test_one_model_alone_has_the_temperature_of_its_member(cli, zip_folder):
@@ -216,7 +233,7 @@ def test_untrained_models_are_named(cli):
     assert done.stderr.startswith("error: run two: not trained yet: net refit 0; python run.py train --run two (with")
 
 
-def test_file_contains_no_path_of_pretrained_weights():
+def test_file_of_pretrained_weights_is_named_without_its_path():
     trained = open_ensemble(open_run("two"), CIFAR10)
     member = trained.config.members["net"]
     model = member.model.model_copy(update={"weights": Path("/home/me/weights.pth")})

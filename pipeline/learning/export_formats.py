@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from zipfile import ZipFile
 
 import numpy as np
 import safetensors.torch
@@ -57,6 +58,9 @@ def _to_onnx(ensemble: ExportedEnsemble, _weights: Weights, metadata: dict[str, 
     )
     assert program is not None
     model = program.model_proto
+    # Of each node, where in which files of this machine it was traced.
+    for part in (*model.graph.node, *model.graph.value_info):
+        del part.metadata_props[:]
     onnx.helper.set_model_props(model, metadata)
     return model.SerializeToString()
 
@@ -74,7 +78,17 @@ def _to_torchscript(ensemble: ExportedEnsemble, _weights: Weights, metadata: dic
         traced = trace(ensemble, ensemble.example(), check_trace=False)
     file = io.BytesIO()
     torch.jit.save(traced, file, _extra_files={METADATA_JSON: json.dumps(metadata)})
-    return file.getvalue()
+    return _without_debug_files(file)
+
+
+def _without_debug_files(file: BinaryIO) -> bytes:
+    """Return a TorchScript file without the names of the source files of this machine."""
+    copy = io.BytesIO()
+    with ZipFile(file) as archive, ZipFile(copy, "w") as smaller:
+        for record in archive.infolist():
+            if not record.filename.endswith(".debug_pkl"):
+                smaller.writestr(record.filename, archive.read(record))
+    return copy.getvalue()
 
 
 def _load_torchscript(path: Path) -> Predict:
