@@ -187,7 +187,7 @@ def export(
     """Write the models that predict the test images to one file: uint8 images in, probabilities out.
 
     Normalisation, resize, TTA and the weighted mean are part of the file, and its metadata has the class names. The
-    file is checked: its probabilities are those of the pipeline, in float32, on 1,000 training images of --input.
+    file is checked: its probabilities are those of the pipeline, in float32, on up to 1,000 training images of --input.
     """
     if quiet:
         set_up_logging(quiet=True)
@@ -205,7 +205,7 @@ def export(
 def classify(
     context: typer.Context,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Pictures, and folders of pictures with all subfolders.")
+        list[Path], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures with all subfolders.")
     ],
     run: RunOption = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
