@@ -4,7 +4,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +23,7 @@ from pipeline.console import (
     format_export,
     format_metrics,
     format_scores,
+    format_search,
     format_upload,
     print_classifications,
     print_runs,
@@ -125,6 +126,56 @@ def train(
 
     print(format_metrics(workflow.train(job).metrics))
     print(f"run: {job.run.path}")
+
+
+@app.command()
+@takes_run_options
+def tune(
+    context: typer.Context,
+    options: RunOptions,
+    space: Annotated[
+        Path,
+        typer.Option(
+            "--space", help="YAML file: config keys, each with its range or choices.", callback=expand_home_option
+        ),
+    ],
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Complete and pruned trials of the search in all; default: 20.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Start no more trials after this time.")] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option(help="A fold, from 0, of each trial; repeatable; default: 0.")
+    ] = None,
+    member: Annotated[str | None, typer.Option(help="The member of the config that the trials train.")] = None,
+    objective: Annotated[
+        Literal["accuracy", "log_loss"], typer.Option(help="Of the validation images, with the config's TTA.")
+    ] = "accuracy",
+    pruner: Annotated[
+        Literal["median", "hyperband", "none"],
+        typer.Option(help="What stops trials that are worse than others after the same epoch."),
+    ] = "median",
+) -> None:
+    """Search the hyperparameters of a config's member: many trials on one fold, the worst stopped early.
+
+    Resumes if interrupted; several processes with the same command share one search.
+    """
+    search = options.search(
+        context.obj,
+        space=space,
+        trials=trials,
+        minutes=minutes,
+        folds=fold or (0,),
+        member=member,
+        objective=objective,
+        pruner=pruner,
+    )
+    from pipeline.tune import tune as run_search
+
+    result = run_search(search)
+    print(format_search(result))
+    if result.ranked:
+        print(f"best config: {search.folder.best}")
+    print(f"report: {search.folder.report}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from pipeline.config_files import CONFIGS
+from pipeline.config_files import CONFIGS, DEFAULT_CONFIG, load_config
 from pipeline.config_types import expand_home
 from pipeline.errors import InputError
 from pipeline.progress import set_up_logging
@@ -18,6 +18,7 @@ from pipeline.task import Task
 
 if TYPE_CHECKING:
     from pipeline.run_context import RunContext
+    from pipeline.search_context import Search
 
 INPUT = Path("input")
 
@@ -39,14 +40,17 @@ InputOption = Annotated[
     ),
 ]
 RunOption = Annotated[
-    str | None, typer.Option("--run", help="Name of the run, a folder in submissions/; default: the config's name.")
+    str | None,
+    typer.Option(
+        "--run", help="Name of the run, a folder in submissions/; default: the config's name, for tune with _tune."
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only, no progress.")]
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of a run, shared by `all`, `train`, `predict` and `demo`."""
+    """The options of a run, shared by `all`, `train`, `predict`, `tune` and `demo`."""
 
     config: Annotated[
         Path | None,
@@ -83,9 +87,19 @@ class RunOptions:
 
         return open_demo(task, **arguments)
 
-    def _arguments(self, config: Path | None, run: str | None) -> dict[str, Any]:
+    def search(self, task: Task, **options: Any) -> "Search":
+        """Open a hyperparameter search; the options are those of SearchOptions."""
+        arguments = self._arguments(self.config, self.run, is_run=False)
+        from pipeline.search_context import SearchOptions, open_search
+
+        return open_search(task, SearchOptions(**options), **arguments)
+
+    def _arguments(self, config: Path | None, run: str | None, *, is_run: bool = True) -> dict[str, Any]:
         if self.executor == "local":
-            start_workers_early(find_config(config, run, self.overrides or ()).config.machine)
+            overrides = self.overrides or ()
+            path = config or DEFAULT_CONFIG
+            found = find_config(config, run, overrides).config if is_run else load_config(path, overrides)
+            start_workers_early(found.machine)
         from pipeline.executors.factory import ExecutorOptions
 
         if self.quiet:

@@ -143,18 +143,24 @@ def leaves(tree: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
         yield prefix, tree
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def set_value(tree: Json, key: str, value: Any) -> None:
+    """Set the value of a `key.sub` in a tree of plain values; the parts below the top are not shared with others."""
+    *parents, last = key.split(".")
+    for part in parents:
+        child = tree.get(part)
+        tree[part] = dict(child) if isinstance(child, dict) else {}
+        tree = tree[part]
+    tree[last] = value
+
+
+def _override(tree: Json, override: str) -> None:
     """Set one `key.sub=value` in the tree, the value parsed as YAML."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError(f"--set {override!r}: expected key.sub=value, for example folds.num_folds=3")
     _require_member(tree, parts)
-    for part in parts[:-1]:
-        child = tree.get(part)
-        tree[part] = dict(child) if isinstance(child, dict) else {}
-        tree = tree[part]
-    tree[parts[-1]] = parse_yaml(text, f"--set {override!r}")
+    set_value(tree, key.strip(), parse_yaml(text, f"--set {override!r}"))
 
 
 def _require_member(tree: dict[str, Any], parts: list[str]) -> None:

@@ -23,10 +23,12 @@ from pipeline.results import (
     Metrics,
     Scores,
 )
+from pipeline.search_results import Gain, SearchResult, format_value, short_names
 
 COLUMNS = tuple(field.name for field in fields(RunRow))
 SIGNIFICANCE = 0.05
 MIN_TABLE_WIDTH = 80  # characters
+NUM_BEST_TRIALS = 10  # that are printed
 
 
 def format_scores(scores: Scores) -> str:
@@ -82,6 +84,38 @@ def format_comparison(first: str, second: str, comparison: Comparison) -> str:
             f"of {test.num_images:,} images only {first} classifies {test.only_first:,} correctly, only {second} "
             f"{test.only_second:,}: McNemar's exact test p = {test.p_value:.3g}, {verdict} at 5 %",
         ]
+    )
+
+
+def format_search(result: SearchResult) -> str:
+    """Format the best trials of a search, the importance of its parameters, and what chance alone would give."""
+    counts = {state: len(result.in_state(state)) for state in ("complete", "pruned", "failed", "running")}
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    saved, planned = result.epochs_saved
+    lines = [
+        f"search {result.name}: {_pluralize(len(result.trials), 'trial')} of {result.member} on {result.folds_text} "
+        f"({states})",
+        *_trial_lines(result),
+    ]
+    if result.importance:
+        names = dict(zip(result.keys, short_names(result.keys), strict=True))
+        shares = ", ".join(f"{names[key]} {share:.2f}" for key, share in result.importance.items())
+        lines.append(f"importance: {shares}")
+    if counts["pruned"]:
+        lines.append(f"pruning saved {saved:,} of {planned:,} epochs ({saved / planned:.0%})")
+    if result.gain is not None:
+        lines.append(format_gain(result.gain, result.objective_name))
+    if result.ranked:
+        lines += [result.how_to_evaluate, *([f"  {result.evaluation_command}"] if result.evaluation_command else [])]
+    return "\n".join(lines)
+
+
+def format_gain(gain: Gain, objective: str) -> str:
+    """Format the gain of the best trial, and how much of it chance alone would give."""
+    return (
+        f"best {objective} {gain.best:.4f}, median {gain.median:.4f}: a gain of {abs(gain.best - gain.median):.4f}. "
+        f"Chance alone would give up to {gain.chance:.4f}: the expected maximum of {gain.num_trials} normal draws with "
+        f"the standard error of one trial, {gain.standard_error:.4f}; less where trials err on the same images"
     )
 
 
@@ -166,6 +200,21 @@ def runs_table(rows: Sequence[RunRow]) -> Table:
             row.date,
         )
     return table
+
+
+def _trial_lines(result: SearchResult) -> list[str]:
+    best = result.ranked[:NUM_BEST_TRIALS]
+    if not best:
+        return ["no trial is complete yet"]
+    header = ["trial", result.objective_name, "95 % CI", "epochs", *short_names(result.keys)]
+    rows = [header]
+    for trial in best:
+        low, high = result.interval(trial)
+        values = [format_value(trial.values.get(key)) for key in result.keys]
+        interval = f"{low:.4f} to {high:.4f}"
+        rows.append([str(trial.number), f"{trial.objective:.4f}", interval, str(trial.num_trained), *values])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _member_lines(name: str, member: MemberMetrics) -> list[str]:

@@ -17,6 +17,10 @@ class RunError(UserError):
     """A run folder that can't be read, written or resumed."""
 
 
+class LostError(RunError):
+    """A process or node that ended unexpectedly."""
+
+
 class TrainingError(UserError):
     """A training run that can't continue."""
 

@@ -156,6 +156,18 @@ def open_context(
         expected = ", ".join(map(str, config.folds.trained))
         raise InputError(f"--fold {only_fold}: expected one of the folds that the config trains: {expected}")
     run.check_config(config)
+    context = context_of(task, run, config, config_name, input_dir=input_dir, executor=executor, will_train=will_train)
+    return replace(context, only_fold=only_fold)
+
+
+def context_of(
+    task: Task, run: RunFolder, config: Config, config_name: str, *, input_dir: Path, executor: ExecutorOptions,
+    will_train: bool = True,
+) -> RunContext:  # fmt: skip
+    """Open the files of a run with a config, which is tried on random images if it will be trained.
+
+    Raises ConfigError or InputError before anything is written.
+    """
     machine = _machine(config, executor)
     if executor.executor == "local" and machine.device.type == "cpu" and config.machine.jobs != 1:
         start_imports()
@@ -169,7 +181,6 @@ def open_context(
         source=find_source(input_dir, task),
         cache_dir=cache_folder(config.images.cache_dir, input_dir),
         executor=executor,
-        only_fold=only_fold,
     )
 
 

@@ -23,14 +23,14 @@ def help_texts(text):
             texts[option] = f"{texts[option]} {line.strip()}".strip()
         else:
             option = None
-    return texts
+    return {name: " ".join(text.split()) for name, text in texts.items()}
 
 
 @pytest.mark.parametrize(
     "command",
     [
         *("", "all", "demo", "download", "prepare", "train", "validate", "predict", "report", "check", "submit"),
-        *("runs", "export", "classify"),
+        *("runs", "tune", "export", "classify"),
     ],
 )
 def test_every_command_and_option_has_a_help_text(cli, command):
@@ -43,15 +43,18 @@ def test_every_command_and_option_has_a_help_text(cli, command):
 
 
 def test_commands_on_a_run_share_their_options_and_help_texts(cli):
-    texts = {command: help_texts(cli(command, "--help").stdout) for command in RUN_COMMANDS}
+    texts = {command: help_texts(cli(command, "--help").stdout) for command in (*RUN_COMMANDS, "tune")}
     shared = texts["all"]
 
     assert list(shared) == [
         "--config", "--input", "--run", "--set", "--executor", "--address", "--quiet", "--help",
     ]  # fmt: skip
-    for command in RUN_COMMANDS:
+    for command in texts:
         assert {option: text for option, text in texts[command].items() if option in shared} == shared, command
     assert texts["train"].keys() - shared.keys() == {"--fold"}
+    assert texts["tune"].keys() - shared.keys() == {
+        "--space", "--trials", "--minutes", "--fold", "--member", "--objective", "--pruner",
+    }  # fmt: skip
     assert texts["predict"].keys() == texts["demo"].keys() == shared.keys()
 
 

@@ -27,6 +27,15 @@ NO_OBSERVER = TrainingObserver()
 class Executor(Protocol):
     """Runs independent fold jobs; their results are saved in their folders and returned."""
 
+    @property
+    def num_slots(self) -> int:
+        """How many jobs run at the same time."""
+        ...
+
+    def stop(self) -> None:
+        """End all jobs, from another thread than that which runs them: there an error is raised."""
+        ...
+
     def train(
         self,
         jobs: Sequence[FoldJob],
@@ -35,7 +44,10 @@ class Executor(Protocol):
         display: Display,
         observer: TrainingObserver = NO_OBSERVER,
     ) -> list[Predictions]:
-        """Train folds, each from its last checkpoint; return their out-of-fold predictions in order."""
+        """Train folds, each from its last checkpoint; return their out-of-fold predictions in order.
+
+        An error that the observer raises stops all jobs.
+        """
         ...
 
     def predict(

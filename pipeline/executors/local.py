@@ -21,6 +21,14 @@ class LocalExecutor:
     prediction_threads: int = 0
     """0: as many as the process has."""
 
+    @property
+    def num_slots(self) -> int:
+        """One."""
+        return 1
+
+    def stop(self) -> None:
+        """Do nothing: jobs run in the main thread, which Ctrl-C reaches."""
+
     def train(
         self,
         jobs: Sequence[FoldJob],

@@ -44,6 +44,15 @@ class PoolExecutor:
         """End the processes."""
         self._workers.terminate()
 
+    @property
+    def num_slots(self) -> int:
+        """The number of processes."""
+        return len(self._slots.devices)
+
+    def stop(self) -> None:
+        """End the processes."""
+        self._workers.terminate()
+
     def train(
         self,
         jobs: Sequence[FoldJob],

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -38,6 +39,7 @@ from pipeline.runs.prediction_files import parse_predictions
 # A node behind a cut cable does not close its connections. Ray's defaults are 300 s until a keepalive ping, and 120 s
 # for its answer.
 KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": 20_000, "RAY_grpc_client_keepalive_timeout_ms": 20_000}
+RESOURCE_NAMES = {"num_cpus": "CPU", "num_gpus": "GPU"}  # of a task -> of a node
 NODE_TIMEOUT = 120.0  # seconds until a node has reported its versions
 
 
@@ -53,6 +55,7 @@ class RayExecutor:
         self._node_names: dict[str, str] = {}
         self._image_refs: dict[int, Any] = {}
         self._results_dir: Path | None = None
+        self._stopped = threading.Event()
 
     def __enter__(self) -> "RayExecutor":
         """Connect, and check that all nodes have the same versions. Raises RunError or ConfigError."""
@@ -72,6 +75,20 @@ class RayExecutor:
         if self._results_dir is not None:
             shutil.rmtree(self._results_dir, ignore_errors=True)
 
+    @property
+    def num_slots(self) -> int:
+        """How many jobs the cluster's nodes run at the same time."""
+        needed = {name: self._resources[key] for key, name in RESOURCE_NAMES.items() if key in self._resources}
+        return sum(
+            int(min(node["Resources"].get(name, 0) / amount for name, amount in needed.items()))
+            for node in ray.nodes()
+            if node["Alive"]
+        )
+
+    def stop(self) -> None:
+        """Cancel all tasks, whose threads see it within a moment."""
+        self._stopped.set()
+
     def train(
         self,
         jobs: Sequence[FoldJob],
@@ -89,7 +106,10 @@ class RayExecutor:
             files = job.folder.export_unfinished()
             return remote.remote(job, files, images, store.ids, table_ref, self._config, self._results_dir)
 
-        with remote_progress(display, table) as progress, closing(RetryingTasks(start, jobs).results()) as arrivals:
+        with (
+            remote_progress(display, table) as progress,
+            closing(RetryingTasks(start, jobs, self._stopped).results()) as arrivals,
+        ):
             for job, (node, record, files) in arrivals:
                 received = files.read()
                 job.folder.import_files(received)
@@ -151,7 +171,7 @@ class RayExecutor:
         )
         with (
             display.bar(f"test images on {len(self._node_names)} nodes", flops=flops) as bar,
-            closing(RetryingTasks(start, list(tasks)).results()) as arrivals,
+            closing(RetryingTasks(start, list(tasks), self._stopped).results()) as arrivals,
         ):
             for name, (node, files) in arrivals:
                 request_index, index, request = tasks[name]

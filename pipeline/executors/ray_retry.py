@@ -1,5 +1,6 @@
 """Tasks that run on a Ray cluster; a task whose node or process is lost is started again."""
 
+import threading
 from collections import Counter
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from pipeline.errors import RunError, UserError
+from pipeline.errors import LostError, RunError, UserError
 from pipeline.progress import log
 
+WAIT_SECONDS = 0.5  # until a stop is seen
 MAX_TRIES = 3  # of a task whose node or process is lost
 
 
@@ -21,9 +23,9 @@ def first_line(error: Exception) -> str:
 class RetryingTasks:
     """Tasks on the cluster, with retries for lost nodes; a UserError of a task is raised here."""
 
-    def __init__(self, start: Any, tasks: Sequence[Any]) -> None:
-        """`start` submits a task and returns Ray's reference or stream of references."""
-        self._start, self._tries = start, Counter[str]()
+    def __init__(self, start: Any, tasks: Sequence[Any], stopped: threading.Event | None = None) -> None:
+        """`start` submits a task and returns Ray's reference or stream of references; `stopped` ends the waiting."""
+        self._start, self._stopped, self._tries = start, stopped, Counter[str]()
         self._running = {start(task): task for task in tasks}
 
     def results(self) -> Generator[tuple[Any, Any], None, None]:
@@ -49,9 +51,12 @@ class RetryingTasks:
                 ray.cancel(remaining, force=True)
 
     def _wait(self) -> list[Any]:
-        """Wait until one reference is ready, and return all that are ready by then."""
-        waiting = list(self._running)
-        ray.wait(waiting, num_returns=1)
+        """Wait until one reference is ready, and return all that are ready by then. Raises RunError if stopped."""
+        waiting, ready = list(self._running), list[Any]()
+        while not ready:
+            if self._stopped is not None and self._stopped.is_set():
+                raise RunError("the jobs on the cluster were stopped; rerun the same command to resume")
+            ready, _ = ray.wait(waiting, num_returns=1, timeout=WAIT_SECONDS)
         ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         return ready
 
@@ -66,7 +71,7 @@ class RetryingTasks:
         self._tries[str(task)] += 1
         reason = f"{type(error).__name__}: {first_line(error)}"
         if self._tries[str(task)] >= MAX_TRIES:
-            raise RunError(
+            raise LostError(
                 f"{task} was lost {MAX_TRIES} times, the last time by {reason}; progress is saved, rerun the same "
                 "command to resume"
             )

@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from pipeline.error_messages import on_one_line
-from pipeline.errors import RunError, UserError
+from pipeline.errors import LostError, RunError, UserError
 from pipeline.executors.worker_start import without_interrupts
 from pipeline.progress import log
 
@@ -61,7 +61,7 @@ class Workers:
     def run(self, tasks: Sequence[WorkerTask], on_message: Callable[..., None]) -> Iterator[tuple[int, Any]]:
         """Yield (index, result) of tasks as they finish; `on_message` is called with an index and what it sends.
 
-        Raises a task's error, with its name if it is the user's, and RunError if a process ended unexpectedly.
+        Raises a task's error, with its name if it is the user's, and LostError if a process ended unexpectedly.
         """
         waiting = deque(enumerate(tasks))
         self._start_tasks(waiting)
@@ -103,7 +103,7 @@ class Workers:
             try:
                 worker.connection.send(task)
             except OSError:
-                _receive(worker)  # raises RunError, as it ended while it was idle
+                _receive(worker)  # raises LostError, as it ended while it was idle
 
     def _has_room(self, task: WorkerTask) -> bool:
         if not self._running:
@@ -130,7 +130,7 @@ class Workers:
 
 
 def _receive(worker: _Worker) -> Any:
-    """Return the next message of a process. Raises RunError if the process has ended."""
+    """Return the next message of a process. Raises LostError if the process has ended."""
     try:
         return worker.connection.recv()
     except (EOFError, OSError):
@@ -140,7 +140,7 @@ def _receive(worker: _Worker) -> Any:
         # A SIGTERM to all processes of the job, as of a scheduler: that of this one interrupts the command.
         time.sleep(1)
     killed = "was killed, most often because memory ran out" if status == -9 else f"ended with status {status}"
-    raise RunError(
+    raise LostError(
         f"a training or prediction process {killed}; progress is saved: rerun the same command to resume, with --set "
         "machine.jobs=1 if memory is short"
     )

@@ -54,7 +54,7 @@ def accuracies(labels: Sequence[str], values: Sequence[float], intervals: Sequen
         axes = result.axes
         positions = np.arange(len(labels))[::-1]
         axes.errorbar(
-            values, positions, xerr=_error_bars(values, intervals), fmt="o", color=SERIES[0], capsize=3, markersize=4
+            values, positions, xerr=error_bars(values, intervals), fmt="o", color=SERIES[0], capsize=3, markersize=4
         )
         axes.set_yticks(positions, labels)
         axes.set_ylim(-0.6, len(labels) - 0.4)
@@ -132,7 +132,7 @@ def kaggle_scores(runs: Sequence[RunPoint]) -> Drawing:
                 values = [run.cv for run in scored]
                 axes.errorbar(
                     values, [getattr(run, leaderboard) for run in scored],
-                    xerr=_error_bars(values, [run.interval for run in scored]),
+                    xerr=error_bars(values, [run.interval for run in scored]),
                     fmt=marker, color=colour, capsize=3, markersize=5, label=leaderboard,
                 )  # fmt: skip
         axes.set_xlabel("out-of-fold accuracy (bar: 95 % CI)")
@@ -149,7 +149,7 @@ def accuracy_by_minutes(runs: Sequence[RunPoint]) -> Drawing:
         values = [run.cv for _, run in timed]
         axes.errorbar(
             [minutes for minutes, _ in timed], values,
-            yerr=_error_bars(values, [run.interval for _, run in timed]),
+            yerr=error_bars(values, [run.interval for _, run in timed]),
             fmt="o", color=SERIES[0], capsize=3, markersize=5,
         )  # fmt: skip
         for minutes, run in timed:
@@ -163,7 +163,7 @@ def accuracy_by_minutes(runs: Sequence[RunPoint]) -> Drawing:
     return result.drawing
 
 
-def _error_bars(values: Sequence[float], intervals: Sequence[Interval]) -> NDArray[np.float64]:
+def error_bars(values: Sequence[float], intervals: Sequence[Interval]) -> NDArray[np.float64]:
     """Return the lengths [2, N] of the bars below and above the values."""
     low, high = np.array(intervals, np.float64).T
     middle = np.array(values, np.float64)

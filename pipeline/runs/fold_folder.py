@@ -74,6 +74,11 @@ class FoldFolder:
         self._checksums.record(HISTORY, WEIGHTS, OUT_OF_FOLD)
         self._checkpoint.unlink(missing_ok=True)
 
+    def discard_results(self) -> None:
+        """Delete checkpoint, weights and predictions; history and FLOPs are kept."""
+        for path in (self.path / OUT_OF_FOLD, self.path / CHECKSUMS_JSON, self.path / WEIGHTS, self._checkpoint):
+            path.unlink(missing_ok=True)
+
     def save_compute(self, compute: FoldCompute) -> None:
         """Save what the fold takes."""
         write_json(self.path / COMPUTE, compute.model_dump())

@@ -31,6 +31,7 @@ RESERVED_NAMES = ("ledger.json", "index.html", "mlflow.db", "mlflow_artifacts") 
 ResultType = TypeVar("ResultType", bound=Result)
 METRICS, ENSEMBLE, CASCADE, TIMES = "metrics.json", "ensemble.json", "cascade.json", "times.json"
 ARRANGEMENT = "arrangement.json"
+SEARCH = "search.json"  # in the folder of a hyperparameter search
 
 
 def check_run_name(name: str) -> None:
@@ -277,9 +278,11 @@ class RunFolder:
 
 
 def open_run(name: str | None) -> RunFolder:
-    """Return the folder of a run, that of the default config without a name."""
+    """Return the folder of a run, that of the default config without a name. Raises RunError for that of a search."""
     name = DEFAULT_CONFIG.stem if name is None else name
     check_run_name(name)
+    if (SUBMISSIONS / name / SEARCH).exists():
+        raise RunError(f"{SUBMISSIONS / name} is a hyperparameter search, not a run; choose another --run")
     return RunFolder(SUBMISSIONS, name)
 
 
