@@ -119,8 +119,9 @@ def open_search(
             "validate_every to 1, or choose --pruner none"
         )
     folds = tuple(sorted(set(options.folds)))
-    if not 0 <= folds[0] <= folds[-1] < config.folds.num_folds:
-        raise InputError(f"--fold {folds[-1]}: expected folds from 0 to {config.folds.num_folds - 1}")
+    for fold in folds:
+        if not 0 <= fold < config.folds.num_folds:
+            raise InputError(f"--fold {fold}: expected folds from 0 to {config.folds.num_folds - 1}")
     folder = SearchFolder(f"{path.stem}_tune" if run_name is None else run_name)
     tried = config.model_copy(
         update={

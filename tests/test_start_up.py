@@ -39,6 +39,7 @@ def light_cli(whole_run):
     [
         "--help",
         "train --help",
+        "tune --help",
         "validate --run tiny",
         "check submissions/tiny/submission.csv",
         "runs",

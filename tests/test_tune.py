@@ -236,7 +236,7 @@ def test_corrupted_study_is_one_error(start):
     ("options", "error", "message"),
     [
         ({"folds": (0, 3)}, InputError, r"^--fold 3: expected folds from 0 to 2$"),
-        ({"folds": (-1,)}, InputError, r"^--fold -1: expected folds from 0 to 2$"),
+        ({"folds": (0, -1)}, InputError, r"^--fold -1: expected folds from 0 to 2$"),
         ({"member": "nett"}, InputError, r"^--member nett: expected a member of the config: net$"),
         (
             {"overrides": ["members={net: {}, other: {}}"]},
