@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from pipeline.console import format_search
+from pipeline.report.page import render
+from pipeline.report.tune_page import search_page
 from pipeline.search_results import SearchResult, TrialResult, TrialScores, expected_maximum, format_values, short_names
 
 KEY = "members.net.train.optimizer.lr"
@@ -116,3 +120,14 @@ def test_search_on_all_folds_has_no_unbiased_score():
     text = format_search(search(trial(0, 0.5), folds=(0, 1), evaluation_command=""))
 
     assert "score on folds 0, 1, which is therefore too good. The trials use all folds" in text
+
+
+def test_report_escapes_the_texts_of_a_search():
+    hostile = "<script>$x$"
+    trials = [replace(trial(number, 0.5 + number / 10), values={KEY: hostile}) for number in range(2)]
+    failed = replace(trial(2, state="failed"), values={}, reason=hostile)
+    page = render(search_page(search(*trials, failed, name=hostile)))
+
+    assert "<script>$x$" not in page
+    assert "&lt;script&gt;$x$" in page
+    assert page.count("<svg") == 4
