@@ -169,7 +169,7 @@ def tune(
         objective=objective,
         pruner=pruner,
     )
-    from pipeline.tune import tune as run_search
+    from pipeline.tuning.tune import tune as run_search
 
     result = run_search(search)
     print(format_search(result))

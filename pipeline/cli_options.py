@@ -18,7 +18,7 @@ from pipeline.task import Task
 
 if TYPE_CHECKING:
     from pipeline.run_context import RunContext
-    from pipeline.search_context import Search
+    from pipeline.tuning.context import Search
 
 INPUT = Path("input")
 
@@ -90,7 +90,7 @@ class RunOptions:
     def search(self, task: Task, **options: Any) -> "Search":
         """Open a hyperparameter search; the options are those of SearchOptions."""
         arguments = self._arguments(self.config, self.run, is_run=False)
-        from pipeline.search_context import SearchOptions, open_search
+        from pipeline.tuning.context import SearchOptions, open_search
 
         return open_search(task, SearchOptions(**options), **arguments)
 

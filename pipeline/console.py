@@ -23,7 +23,7 @@ from pipeline.results import (
     Metrics,
     Scores,
 )
-from pipeline.search_results import Gain, SearchResult, format_value, short_names
+from pipeline.tuning.results import Gain, SearchResult, format_value, short_names
 
 COLUMNS = tuple(field.name for field in fields(RunRow))
 SIGNIFICANCE = 0.05

@@ -104,8 +104,8 @@ def test_two_devices_give_the_same_bytes_as_one(data, tmp_path, one_thread, capl
 
 def test_user_error_of_a_worker_names_its_job(data, tmp_path):
     stores, table = data
-    optimizer = {"lr": 1e30}
-    diverging = MEMBER.model_copy(update={"train": MEMBER.train.model_validate({"epochs": 9, "optimizer": optimizer})})
+    train = {"epochs": 9, "optimizer": {"lr": 1e30}, "validate_every": 0}
+    diverging = MEMBER.model_copy(update={"train": MEMBER.train.model_validate(train)})
     with (
         pool(Slots(("cpu",), 1)) as executor,
         pytest.raises(TrainingError, match=r"^net fold \d: the loss is (nan|inf) at epoch"),

@@ -5,7 +5,7 @@ import pytest
 from pipeline.console import format_search
 from pipeline.report.page import render
 from pipeline.report.tune_page import search_page
-from pipeline.search_results import SearchResult, TrialResult, TrialScores, expected_maximum, format_values, short_names
+from pipeline.tuning.results import SearchResult, TrialResult, TrialScores, expected_maximum, format_values, short_names
 
 KEY = "members.net.train.optimizer.lr"
 

@@ -7,7 +7,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from pipeline.config_files import build_config, load_config
 from pipeline.errors import ConfigError
-from pipeline.search_space import load_space, parse_space
+from pipeline.tuning.space import load_space, parse_space
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SPACES = sorted((CONFIGS / "spaces").glob("*.yaml"))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from pipeline.errors import RunError
-from pipeline.trial_slots import TrialSlot, run_in_slots
+from pipeline.tuning.slots import TrialSlot, run_in_slots
 
 
 class FakeExecutor:

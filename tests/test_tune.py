@@ -15,11 +15,11 @@ from pipeline.errors import ConfigError, InputError, RunError
 from pipeline.ledger import SUBMISSIONS, Ledger
 from pipeline.runs.run_folder import open_run
 from pipeline.runs.search_folder import SearchFolder
-from pipeline.search_context import SearchOptions, open_search
-from pipeline.search_space import parse_space
-from pipeline.search_study import SearchStudy
 from pipeline.task import CIFAR10
-from pipeline.tune import tune
+from pipeline.tuning.context import SearchOptions, open_search
+from pipeline.tuning.space import parse_space
+from pipeline.tuning.study import SearchStudy
+from pipeline.tuning.tune import tune
 
 CONFIG = """
 members:
@@ -92,7 +92,7 @@ def test_only_the_best_trial_keeps_its_weights(start):
 
 def test_finished_search_trains_nothing_more(start, monkeypatch):
     first = tune(start())
-    monkeypatch.setattr("pipeline.tune.run_in_slots", None)
+    monkeypatch.setattr("pipeline.tuning.tune.run_in_slots", None)
 
     assert outcomes(tune(start())) == outcomes(first)
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.report.blocks import Drawing
 from pipeline.report.canvas import FAINT, SERIES, canvas, plain_text
 from pipeline.report.figures import error_bars
-from pipeline.search_results import SearchResult, TrialResult, format_value, short_names
+from pipeline.tuning.results import SearchResult, TrialResult, format_value, short_names
 
 LOG_RATIO = 20.0  # of the largest value to the smallest; from here on a parameter has a logarithmic axis
 

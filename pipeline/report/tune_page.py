@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.report import search_figures
 from pipeline.report.blocks import Block, Cell, Code, Figure, Number, Page, Section, Stat, Table, Text
-from pipeline.search_results import Gain, SearchResult, TrialResult, format_value, short_names
+from pipeline.tuning.results import Gain, SearchResult, TrialResult, format_value, short_names
 
 
 def search_page(result: SearchResult) -> Page:

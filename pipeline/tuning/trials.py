@@ -20,11 +20,11 @@ from pipeline.learning.trial import try_member
 from pipeline.predictions import Predictions, join
 from pipeline.progress import Display, log
 from pipeline.runs.fold_table import FoldTable
-from pipeline.search_context import Search, SearchOptions
-from pipeline.search_results import OBJECTIVE_NAMES, Z95, Objective, SearchResult, TrialScores, format_values
-from pipeline.search_study import ClaimedTrial, SearchStudy
 from pipeline.temperature_scaling import to_probabilities
-from pipeline.trial_slots import TrialSlot
+from pipeline.tuning.context import Search, SearchOptions
+from pipeline.tuning.results import OBJECTIVE_NAMES, Z95, Objective, SearchResult, TrialScores, format_values
+from pipeline.tuning.slots import TrialSlot
+from pipeline.tuning.study import ClaimedTrial, SearchStudy
 
 DEFAULT_TRIALS = 20
 MAX_FIRST_FAILURES = 5

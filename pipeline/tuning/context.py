@@ -13,10 +13,10 @@ from pipeline.executors.factory import ExecutorOptions
 from pipeline.executors.fold_job import FoldJob
 from pipeline.run_context import LOCAL, RunContext, context_of
 from pipeline.runs.search_folder import SearchFolder
-from pipeline.search_results import Objective
-from pipeline.search_space import SearchSpace, load_space
-from pipeline.search_study import PrunerName
 from pipeline.task import Task
+from pipeline.tuning.results import Objective
+from pipeline.tuning.space import SearchSpace, load_space
+from pipeline.tuning.study import PrunerName
 
 
 @dataclass(frozen=True)

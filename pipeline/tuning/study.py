@@ -20,8 +20,8 @@ from pipeline.errors import RunError
 from pipeline.learning.seeding import derive_seed
 from pipeline.locks import LockedError
 from pipeline.runs.search_folder import SearchFolder
-from pipeline.search_results import Objective, State, TrialResult, TrialScores
-from pipeline.search_space import SearchSpace, parse_value
+from pipeline.tuning.results import Objective, State, TrialResult, TrialScores
+from pipeline.tuning.space import SearchSpace, parse_value
 
 PrunerName = Literal["median", "hyperband", "none"]
 SECONDS_LOCKED = 60  # that a process waits while another one writes

@@ -11,11 +11,11 @@ from pipeline.executors.arrangement import Slots, find_slots
 from pipeline.executors.factory import open_executor
 from pipeline.files import write_text
 from pipeline.progress import log, progress_display
-from pipeline.search_context import Search
-from pipeline.search_results import SearchResult
-from pipeline.search_study import SearchStudy, study_errors
-from pipeline.trial_slots import TrialSlot, local_slots, run_in_slots, shared_slots
-from pipeline.trials import DEFAULT_TRIALS, Budget, TrialRunner, delete_weights, search_result
+from pipeline.tuning.context import Search
+from pipeline.tuning.results import SearchResult
+from pipeline.tuning.slots import TrialSlot, local_slots, run_in_slots, shared_slots
+from pipeline.tuning.study import SearchStudy, study_errors
+from pipeline.tuning.trials import DEFAULT_TRIALS, Budget, TrialRunner, delete_weights, search_result
 
 COMMENT_WIDTH = 118  # characters of a line of best.yaml
 

@@ -1,0 +1,1 @@
+"""Hyperparameter search: trials of a config with other values, by Optuna."""
