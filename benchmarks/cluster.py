@@ -14,7 +14,7 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); the pr
 import ray
 from ray.cluster_utils import Cluster
 
-from pipeline.config import MachineConfig, MemberConfig, ModelConfig, MuonConfig, OptimizerConfig, TrainConfig
+from pipeline.config import MachineConfig
 from pipeline.data.image_cache import cache_folder
 from pipeline.data.prepare import prepare
 from pipeline.data.source import find_source
@@ -25,6 +25,7 @@ from pipeline.executors.local import LocalExecutor
 from pipeline.executors.ray_executor import RayExecutor
 from pipeline.executors.ray_retry import RetryingTasks
 from pipeline.learning.device import set_up_machine
+from pipeline.member_config import MemberConfig, ModelConfig, MuonConfig, OptimizerConfig, TrainConfig
 from pipeline.progress import progress_display
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.fold_table import FoldTable

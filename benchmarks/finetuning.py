@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from timing import ratio, time_alternately
 
-from pipeline.config import MachineConfig, MemberConfig
+from pipeline.config import MachineConfig
 from pipeline.config_files import CONFIGS, load_config
 from pipeline.learning.device import set_up_machine
 from pipeline.learning.models import create_model, input_spec
 from pipeline.learning.train import Trainer
+from pipeline.member_config import MemberConfig
 from pipeline.task import CIFAR10
 
 NUM_IMAGES, NUM_ROUNDS = 512, 5

@@ -5,12 +5,13 @@ import torch
 from timing import ratio, time_alternately
 from torch import nn
 
-from pipeline.config import MachineConfig, MemberConfig, ModelConfig
+from pipeline.config import MachineConfig
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.flops import prediction_flops
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.models import create_model
 from pipeline.learning.predict import for_inference, predict_logits, tta_views
+from pipeline.member_config import MemberConfig, ModelConfig
 from pipeline.task import CIFAR10
 
 NUM_IMAGES, NUM_ROUNDS, PLAIN_BATCH = 2048, 7, 512

@@ -13,10 +13,10 @@ from collections import Counter
 
 import timm
 
-from pipeline.config import MemberConfig, ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.learning.device import Machine
 from pipeline.learning.trial import passes_on_meta, try_member
+from pipeline.member_config import MemberConfig, ModelConfig
 from pipeline.task import CIFAR10
 
 HINTS = ("it works with", "choose another model", "GB of memory")

@@ -6,18 +6,9 @@ from typing import Any, get_args, get_origin
 
 from pydantic_core import ErrorDetails
 
-from pipeline.config import (
-    BaseConfig,
-    CascadeConfig,
-    Config,
-    LogConfig,
-    MachineConfig,
-    MemberConfig,
-    MuonConfig,
-    PredictConfig,
-    ScheduleConfig,
-    TrainConfig,
-)
+from pipeline.config import CascadeConfig, Config, LogConfig, MachineConfig, PredictConfig
+from pipeline.config_types import BaseConfig
+from pipeline.member_config import MemberConfig, MuonConfig, ScheduleConfig, TrainConfig
 
 RENAMED_KEYS: dict[type[BaseConfig], dict[str, str]] = {
     MemberConfig: {"alternate_mirror": "alternating_flip"},

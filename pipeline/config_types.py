@@ -1,9 +1,37 @@
-"""Types of config values, with their checks."""
+"""The base of all configs, and the types of their values, with their checks."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+
+
+class BaseConfig(BaseModel):
+    """Immutable; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_yaml_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        """Accept YAML's on and off, which are booleans, where they are names; reject booleans where numbers are due."""
+        if not isinstance(value, bool) or info.field_name is None:
+            return value
+        annotation = cls.model_fields[info.field_name].annotation
+        types = (annotation, *get_args(annotation))
+        if "on" in types:
+            return "on" if value else "off"
+        if bool not in types and (int in types or float in types):
+            raise ValueError("expected a number")
+        return value
 
 
 def expand_home(path: Path) -> Path:

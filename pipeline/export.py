@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import MachineConfig, MemberConfig
+from pipeline.config import MachineConfig
 from pipeline.data.image_cache import cache_folder, prepare_images
 from pipeline.data.source import find_source_or_none
 from pipeline.ensemble import Probabilities
@@ -21,6 +21,7 @@ from pipeline.files import open_atomic
 from pipeline.learning.device import set_up_machine
 from pipeline.learning.export_formats import EXPORT_FORMATS, INPUT, OUTPUT, ExportFormat
 from pipeline.learning.exported import ExportedEnsemble, ExportedModel
+from pipeline.member_config import MemberConfig
 from pipeline.progress import log, progress_display
 from pipeline.results import ExportedFile, FileFormat
 from pipeline.runs.environment import package_versions

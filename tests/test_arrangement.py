@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from pipeline import memory
-from pipeline.config import MachineConfig, MemberConfig
+from pipeline.config import MachineConfig
 from pipeline.executors import arrangement
 from pipeline.executors.arrangement import Slots, arrange, find_slots
 from pipeline.learning.device import Machine
 from pipeline.learning.flops import training_memory
+from pipeline.member_config import MemberConfig
 from pipeline.results import Arrangement
 from pipeline.task import CIFAR10
 

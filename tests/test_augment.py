@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import AugmentStep
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.learning.augment import ALLOWED, Augmentation
 from pipeline.learning.dataset import AugmentedImages, EpochBatchSampler, TrainLoader
 from pipeline.learning.inputs import InputSpec
+from pipeline.member_config import AugmentStep
 from pipeline.task import CIFAR10
 
 STEPS = [

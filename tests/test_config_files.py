@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import Config, TrainConfig
+from pipeline.config import Config
 from pipeline.config_files import build_config, differences, load_config, override_config
 from pipeline.errors import ConfigError
+from pipeline.member_config import TrainConfig
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import AugmentStep
 from pipeline.errors import TrainingError
 from pipeline.learning import data_workers
 from pipeline.learning.augment import Augmentation
 from pipeline.learning.data_workers import dataloader_errors
 from pipeline.learning.dataset import AugmentedImages, TrainLoader
+from pipeline.member_config import AugmentStep
 
 STEPS = [AugmentStep(name="HorizontalFlip", params={"p": 0.5})]
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(512, 32, 32, 3), dtype=np.uint8)

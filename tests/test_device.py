@@ -9,12 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.config import MachineConfig, MemberConfig
+from pipeline.config import MachineConfig
 from pipeline.errors import ConfigError
 from pipeline.learning.airbench import Airbench
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.predict import predict
 from pipeline.learning.train import build_model, train_fold
+from pipeline.member_config import MemberConfig
 from pipeline.task import CIFAR10
 
 NUM_FLOATS = 12_500_000  # more bytes than glibc keeps by default

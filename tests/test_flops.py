@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config import MemberConfig
 from pipeline.learning.flops import forward_flops, prediction_flops, training_flops
 from pipeline.learning.models import create_model
+from pipeline.member_config import MemberConfig
 from pipeline.task import CIFAR10
 
 

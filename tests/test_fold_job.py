@@ -10,7 +10,6 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from pipeline.config import MemberConfig
 from pipeline.data.image_cache import prepare_images
 from pipeline.data.source import find_source
 from pipeline.errors import TrainingError
@@ -19,6 +18,7 @@ from pipeline.learning.device import Machine
 from pipeline.learning.predict import tta_views
 from pipeline.learning.train import Trainer
 from pipeline.learning.train_state import EpochRecord
+from pipeline.member_config import MemberConfig
 from pipeline.predictions import Predictions
 from pipeline.progress import ProgressDisplay
 from pipeline.runs.fold_folder import FoldFolder

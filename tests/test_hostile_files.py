@@ -18,7 +18,6 @@ import pytest
 import torch
 from test_decode import IMAGE, PNG, chunk
 
-from pipeline.config import MemberConfig, ModelConfig
 from pipeline.config_files import load_config, parse_yaml
 from pipeline.data.decode import decode_png
 from pipeline.data.image_cache import prepare_images
@@ -30,6 +29,7 @@ from pipeline.data.torchvision_files import load_batch
 from pipeline.demo.dataset import make_synthetic_dataset, write_archive
 from pipeline.errors import ConfigError, InputError, RunError, TrainingError
 from pipeline.learning.train import build_model
+from pipeline.member_config import MemberConfig, ModelConfig
 from pipeline.runs.fold_folder import FoldFolder
 from pipeline.runs.prediction_files import load_predictions
 from pipeline.runs.run_folder import check_run_name

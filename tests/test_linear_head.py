@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import MemberConfig
 from pipeline.errors import ConfigError
 from pipeline.learning import linear_head
 from pipeline.learning.device import Machine
@@ -14,6 +13,7 @@ from pipeline.learning.predict import predict
 from pipeline.learning.train import build_model
 from pipeline.learning.train_state import TrainState
 from pipeline.learning.trial import try_member
+from pipeline.member_config import MemberConfig
 from pipeline.task import CIFAR10
 
 RNG = np.random.default_rng(0)

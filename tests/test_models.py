@@ -6,7 +6,6 @@ import timm
 import torch
 from torch import nn
 
-from pipeline.config import MemberConfig, ModelConfig
 from pipeline.demo.images import draw_image
 from pipeline.errors import ConfigError
 from pipeline.learning import hub
@@ -15,6 +14,7 @@ from pipeline.learning.device import Machine
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.models import ModelHooks, create_meta_model, create_model, hooks_of, input_spec
 from pipeline.learning.trial import try_member
+from pipeline.member_config import MemberConfig, ModelConfig
 from pipeline.task import CIFAR10
 
 IMAGES = torch.from_numpy(np.stack([draw_image(i % 10, np.random.default_rng(i)) for i in range(40)]))

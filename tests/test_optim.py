@@ -4,7 +4,6 @@ import torch
 from timm.optim import list_optimizers
 from torch import nn
 
-from pipeline.config import OptimizerConfig, ScheduleConfig
 from pipeline.errors import ConfigError
 from pipeline.learning.airbench import Airbench
 from pipeline.learning.optim import (
@@ -15,6 +14,7 @@ from pipeline.learning.optim import (
     optimizer_tensors,
     set_learning_rates,
 )
+from pipeline.member_config import OptimizerConfig, ScheduleConfig
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from rich.progress import Progress
 
 from pipeline.cascade import predict_cascade
-from pipeline.config import CascadeConfig, MachineConfig, MemberConfig
+from pipeline.config import CascadeConfig, MachineConfig
 from pipeline.data.image_cache import prepare_images
 from pipeline.data.source import find_source
 from pipeline.ensemble import Ensemble
@@ -22,6 +22,7 @@ from pipeline.executors.local import LocalExecutor
 from pipeline.executors.pool import PoolExecutor
 from pipeline.learning.device import Machine, set_up_machine
 from pipeline.learning.predict import tta_views
+from pipeline.member_config import MemberConfig
 from pipeline.predictions import join
 from pipeline.progress import ProgressDisplay
 from pipeline.runs.fold_folder import FoldFolder
@@ -94,7 +95,7 @@ def test_two_devices_give_the_same_bytes_as_one(data, tmp_path, one_thread, capl
     assert sum("cascade" not in name and "sample" not in name for name in files) == 3 * 3
     assert files == local_files
     assert sum("epoch 2/2" in line for line in lines) == 3
-    assert sum("validation accuracy" in line for line in lines) == 3
+    assert sum(": validation accuracy" in line for line in lines) == 3
     assert cascade.stats.expected_accuracy_drop is not None
     assert len(cascade.stats.stages) > 1
     assert cascade.stats == local_cascade.stats

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config import ModelConfig
 from pipeline.errors import TrainingError
 from pipeline.learning.airbench import UnscaledBatchNorm
 from pipeline.learning.compile import compile_model
@@ -14,6 +13,7 @@ from pipeline.learning.device import Machine
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.models import create_model
 from pipeline.learning.predict import for_inference, predict, predict_logits, tta_views
+from pipeline.member_config import ModelConfig
 from pipeline.task import CIFAR10
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(23, 32, 32, 3), dtype=np.uint8)

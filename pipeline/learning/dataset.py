@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.config import AugmentStep
 from pipeline.learning.augment import Augmentation
 from pipeline.learning.data_workers import Watchdog, check_semaphores, start_errors
 from pipeline.learning.seeding import derive_seed
+from pipeline.member_config import AugmentStep
 
 Key = tuple[int, int]  # epoch and row; the epoch is in the key so that it reaches persistent workers
 Batch = tuple[Tensor, Tensor]

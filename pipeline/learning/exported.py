@@ -12,11 +12,11 @@ from pydantic import TypeAdapter
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from pipeline.config import MemberConfig
 from pipeline.learning.device import CPU, Machine
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.predict import TTA, for_inference, tta_views
 from pipeline.learning.train import build_model
+from pipeline.member_config import MemberConfig
 from pipeline.task import Task
 
 

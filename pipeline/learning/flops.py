@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from pipeline.config import FreezeConfig, MemberConfig, ModelConfig, Phase
 from pipeline.learning.freeze import Freezer
 from pipeline.learning.linear_head import VIEWS
 from pipeline.learning.models import classifier_names, create_untrained_model, hooks_of, input_spec
 from pipeline.learning.predict import TTA, tta_views
+from pipeline.member_config import FreezeConfig, MemberConfig, ModelConfig, Phase
 from pipeline.results import FoldCompute
 from pipeline.task import Task
 

@@ -6,8 +6,8 @@ from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.config import FreezeConfig
 from pipeline.errors import ConfigError
+from pipeline.member_config import FreezeConfig
 
 
 def layers_of(model: Any, key: str, *, coarse: bool) -> dict[str, int]:

@@ -11,12 +11,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from pipeline.config import MemberConfig
 from pipeline.errors import ConfigError
 from pipeline.learning.device import Machine
 from pipeline.learning.models import create_model
 from pipeline.learning.predict import for_inference, predict_logits, tta_views
 from pipeline.learning.train_state import EpochRecord, TrainState
+from pipeline.member_config import MemberConfig
 from pipeline.progress import ProgressCallback, no_progress
 from pipeline.task import Task
 

@@ -12,7 +12,6 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from pipeline.config import ModelConfig
 from pipeline.error_messages import on_one_line
 from pipeline.errors import ConfigError
 from pipeline.learning.airbench import Airbench, AirbenchResidual
@@ -21,6 +20,7 @@ from pipeline.learning.inputs import InputSpec
 from pipeline.learning.stem import make_stem_small
 from pipeline.learning.tutorial_cnn import TutorialCNN
 from pipeline.learning.weights import NamedWeights, match_names, read_weights
+from pipeline.member_config import ModelConfig
 from pipeline.progress import log
 from pipeline.task import Task
 

@@ -10,11 +10,11 @@ from timm.optim import Muon, create_optimizer_v2, list_optimizers
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.config import MuonConfig, OptimizerConfig, ScheduleConfig
 from pipeline.error_messages import on_one_line
 from pipeline.errors import ConfigError
 from pipeline.learning.freeze import layers_of
 from pipeline.learning.models import as_arguments, classifier_names
+from pipeline.member_config import MuonConfig, OptimizerConfig, ScheduleConfig
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
 FUSED = {"adam", "adamw", "momentum", "nesterov", "sgd"}  # torch's own optimizers under timm's names

@@ -12,7 +12,6 @@ from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from pipeline.config import MemberConfig, Phase, TrainConfig
 from pipeline.error_messages import on_one_line
 from pipeline.errors import TrainingError
 from pipeline.learning.compile import compile_model
@@ -33,6 +32,7 @@ from pipeline.learning.optim import (
 from pipeline.learning.seeding import derive_seed
 from pipeline.learning.train_state import EpochRecord, TrainState, UnfinishedEpoch, strip_prefix
 from pipeline.learning.transfer import Readback, to_device
+from pipeline.member_config import MemberConfig, Phase, TrainConfig
 from pipeline.progress import ProgressCallback, no_progress
 from pipeline.task import Task
 

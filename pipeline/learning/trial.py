@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.config import MemberConfig, ModelConfig
 from pipeline.error_messages import on_one_line
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.learning.augment import Augmentation
@@ -25,6 +24,7 @@ from pipeline.learning.models import create_meta_model, input_spec, model_size
 from pipeline.learning.predict import predict
 from pipeline.learning.train import Trainer, build_model
 from pipeline.learning.train_state import TrainState
+from pipeline.member_config import MemberConfig, ModelConfig
 from pipeline.task import Task
 
 BATCH_SIZE = 4  # even, as Mixup requires

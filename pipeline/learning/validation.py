@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import MemberConfig
 from pipeline.learning.device import Machine
 from pipeline.learning.predict import predict
 from pipeline.learning.seeding import derive_seed
 from pipeline.learning.train import build_model
+from pipeline.member_config import MemberConfig
 from pipeline.task import Task
 
 MAX_IMAGES = 5000  # the standard error of an accuracy is then at most 0.7 points, and quick.yaml takes 2 % longer

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.config import MemberConfig
 from pipeline.ensemble import Probabilities
 from pipeline.learning.inputs import InputSpec
 from pipeline.learning.label_issues import find_label_issues
@@ -15,6 +14,7 @@ from pipeline.learning.models import input_spec
 from pipeline.learning.predict import TTAView, tta_views
 from pipeline.learning.seeding import fold_seed
 from pipeline.learning.train import make_loader
+from pipeline.member_config import MemberConfig
 from pipeline.report import figures
 from pipeline.report.blocks import Block, CaptionedImage, Code, Figure, Gallery, ImageTable, Section, Text
 from pipeline.report.images import as_data_uri, captioned_image, with_heat_map
