@@ -10,6 +10,7 @@ import typer
 
 from pipeline.cli_options import (
     INPUT,
+    ConfigOption,
     InputOption,
     QuietOption,
     RunOption,
@@ -38,6 +39,7 @@ from pipeline.task import CIFAR10, Task
 
 if TYPE_CHECKING:
     from pipeline.run_context import RunContext
+    from pipeline.runs.run_folder import RunFolder
     from pipeline.workflow import JobResult
 
 # Commands import the workflow themselves: torch and timm take seconds, and --help should not.
@@ -330,6 +332,52 @@ def submit(
     print(format_upload(upload, scores.accuracy if scores else None))
 
 
+@app.command()
+def remote(
+    context: typer.Context,
+    config: ConfigOption = None,
+    run: RunOption = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a value of the config.")] = None,
+    accelerator: Annotated[str, typer.Option(help="Kaggle's name of it, or none.")] = "NvidiaTeslaT4",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the kernel, and fetch the run.")] = True,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Only fetch the run of a kernel that is complete.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Push a kernel that failed or was cancelled again.")] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, max=720, help="A session stops itself after them; the next one resumes.")
+    ] = 690,
+    offline: Annotated[bool, typer.Option("--offline", help="The kernel gets no internet.")] = False,
+    dataset: Annotated[list[str] | None, typer.Option(help="OWNER/NAME of a dataset to mount; repeatable.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="OWNER/NAME/FRAMEWORK/VARIATION of a model to mount; repeatable.")
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """The whole job in a kernel of Kaggle, on its GPUs; fetches the run into submissions/. Resumes if interrupted.
+
+    Tested against a local server only: nobody has tried it on Kaggle itself yet.
+    """
+    from pipeline.remote.remote import RemoteOptions, fetch_remote, run_remote
+    from pipeline.run_config import find_config
+    from pipeline.runs.run_folder import open_run
+    from pipeline.submission.kaggle_kernels import KernelClient
+
+    if quiet:
+        set_up_logging(quiet=True)
+    client = KernelClient(context.obj)
+    if fetch:
+        name = config.stem if config is not None and run is None else run
+        _print_fetched(fetch_remote(context.obj, open_run(name), client), context.obj)
+        return
+    options = RemoteOptions(
+        accelerator, minutes, not offline, tuple(dataset or ()), tuple(model or ()), wait=wait, again=again
+    )
+    wanted = find_config(config, run, overrides or ())
+    is_config_given = config is not None or bool(overrides)
+    fetched = run_remote(context.obj, wanted, options, client, is_config_given=is_config_given)
+    if fetched is not None:
+        _print_fetched(fetched, context.obj)
+
+
 runs_app = typer.Typer(help="Every run with its cross-validation and its scores on Kaggle.", rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
@@ -376,6 +424,20 @@ def _run_all(job: "RunContext") -> None:
 
     result = workflow.run_all(job, lambda result: _print_result(job, result))
     print(f"report: {result.report}")
+
+
+def _print_fetched(run: "RunFolder", task: Task) -> None:
+    """Print the scores of a run that was fetched, and what to do next."""
+    from pipeline.submission.check import upload_instructions
+    from pipeline.submit import ensemble_scores, message_of
+
+    print(format_metrics(run.metrics()))
+    print(f"run: {run.path}")
+    num_rows = len(run.test_predictions().ids)
+    print(
+        upload_instructions(run.name, run.existing_submission(), message_of(run, ensemble_scores(run)), num_rows, task)
+    )
+    print(f"report: {run.report}")
 
 
 def _print_result(job: "RunContext", result: "JobResult") -> None:

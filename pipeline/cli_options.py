@@ -39,6 +39,12 @@ InputOption = Annotated[
         callback=expand_home_option,
     ),
 ]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="YAML file; default: the run's own config, else quick.yaml.", callback=expand_home_option
+    ),
+]
 RunOption = Annotated[
     str | None,
     typer.Option(
@@ -52,12 +58,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results 
 class RunOptions:
     """The options of a run, shared by `all`, `train`, `predict`, `tune` and `demo`."""
 
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", help="YAML file; default: the run's own config, else quick.yaml.", callback=expand_home_option
-        ),
-    ] = None
+    config: ConfigOption = None
     input_dir: InputOption = INPUT
     run: RunOption = None
     overrides: Annotated[

@@ -3,11 +3,14 @@
 import json
 import threading
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+from kaggle_kernels import Kernels
+
+LAST_MODIFIED = "Sat, 01 Nov 2014 12:00:00 GMT"
 DATE = "2026-11-01T12:00:00.000Z"
 
 
@@ -33,7 +36,8 @@ class Response:
 class KaggleServer:
     """A competition with one account. `faults[NAME]` lists the first responses to calls of that name."""
 
-    def __init__(self, zip_bytes=b""):
+    def __init__(self, zip_bytes=b"", input_folder=None):
+        self.kernels = Kernels(input_folder)
         self.zip_bytes, self.faults, self.received = zip_bytes, defaultdict(list), []
         self.uploads, self.submissions, self.num_allowed, self.polls_until_scored = {}, [], 5, 1
         self.scores, self.error = ("0.8100", "0.8200"), ""
@@ -71,7 +75,7 @@ class KaggleServer:
             return self.visible(submission)
         if name == "ListSubmissions":
             return {"submissions": [self.visible(s) for s in reversed(self.submissions)], "nextPageToken": ""}
-        raise AssertionError(name)
+        return self.kernels.respond(name, body, self.url)
 
     def visible(self, submission):
         visible = {key: value for key, value in submission.items() if key != "polls"}
@@ -129,7 +133,7 @@ class KaggleServer:
 
             def file_headers(self, start=0):
                 self.send_header("Content-Length", str(len(state.zip_bytes) - start))
-                self.send_header("Last-Modified", "Sat, 01 Nov 2014 12:00:00 GMT")
+                self.send_header("Last-Modified", LAST_MODIFIED)
                 self.send_header("ETag", '"one"')
                 self.send_header("Accept-Ranges", "bytes")
                 if start:
@@ -149,8 +153,12 @@ class KaggleServer:
                     self.send_header("Location", f"{state.url}/files/cifar-10.zip")
                     self.send_header("Content-Length", "0")
                     self.end_headers()
+                    return
+                response = state.respond(name, body)
+                if isinstance(response, tuple):
+                    self.send(response[0], {"code": response[0], "message": response[1]})
                 else:
-                    self.send(200, state.respond(name, body))
+                    self.send(200, response)
 
             def do_PUT(self):
                 data = self.rfile.read(int(self.headers["Content-Length"]))
@@ -160,6 +168,13 @@ class KaggleServer:
                 self.send(200, {})
 
             def do_GET(self):
+                path = unquote(urlsplit(self.path).path)
+                if "/kernels/logs/stream/" in path:
+                    self.send_log(path.partition("/kernels/logs/stream/")[2])
+                    return
+                if path.startswith("/output/"):
+                    self.send_output(path)
+                    return
                 if self.inject_fault("GET"):
                     return
                 start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
@@ -167,6 +182,34 @@ class KaggleServer:
                 self.send_response(206 if start else 200)
                 self.file_headers(start)
                 self.wfile.write(state.zip_bytes[start:])
+
+            def send_log(self, slug):
+                state.received.append(("log", {"kernel": slug}))
+                if self.inject_fault("log"):
+                    return
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.send_header("Connection", "close")
+                self.end_headers()
+
+                def write(text):
+                    self.wfile.write(text.encode())
+                    self.wfile.flush()
+
+                with suppress(OSError):
+                    state.kernels.stream(slug, write)
+                self.close_connection = True
+
+            def send_output(self, path):
+                _, _, owner, slug, name = path.split("/", 4)
+                state.received.append(("output", {"file": name}))
+                data = (state.kernels.kernels[f"{owner}/{slug}"].working / name).read_bytes()
+                if state.faults["output"]:
+                    data = state.faults["output"].pop(0)(name, data)
+                if data is None:
+                    self.close_connection = True
+                    return
+                self.send_bytes(200, data, "application/octet-stream", {"Last-Modified": LAST_MODIFIED})
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
@@ -180,3 +223,4 @@ class KaggleServer:
             server.shutdown()
             server.server_close()
             thread.join()
+            self.kernels.close()

@@ -1,5 +1,6 @@
 """The environment of a run: versions, processor, commit."""
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ def describe_environment(device: str, autocast: bool) -> dict[str, Any]:
         "device": device,
         "precision": "bf16" if autocast else "float32",
         "packages": package_versions(),
-        "commit": _commit(),
+        "commit": current_commit(),
     }
 
 
@@ -53,8 +54,8 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def _commit() -> str:
-    """Return the commit, marked where files were changed since; `unknown` outside a checkout."""
+def current_commit() -> str:
+    """Return the commit, marked where files were changed since; outside a checkout that in PIPELINE_COMMIT, if any."""
     root = Path(__file__).resolve().parents[2]
     try:
         found = subprocess.run(
@@ -66,5 +67,5 @@ def _commit() -> str:
             timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return os.environ.get("PIPELINE_COMMIT", "unknown")
     return found.stdout.strip()

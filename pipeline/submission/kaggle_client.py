@@ -174,8 +174,12 @@ class KaggleClient:
         progress: Callable[[], int] = lambda: 0,
     ) -> Result:
         """Call the API for something that changes nothing at Kaggle, with retries."""
+        return self._retry(lambda: self._call(call, timeout, folder), what, progress)
+
+    def _retry(self, attempt: Callable[[], Result], what: str, progress: Callable[[], int] = lambda: 0) -> Result:
+        """Repeat what may raise RetryableError. Raises KaggleError in the end."""
         try:
-            return retrying(self._retry_timeout, self._sleep, progress)(self._call, call, timeout, folder)
+            return retrying(self._retry_timeout, self._sleep, progress)(attempt)
         except RetryableError as error:
             raise KaggleError(
                 f"request to Kaggle failed: {what}, retried for up to {self._retry_timeout:.0f} s ({error}). Check "

@@ -84,6 +84,18 @@ def for_download(api: Any, timeout: float) -> Any:
     return downloading
 
 
+def for_output(api: Any) -> Any:
+    """Return the API object for the files of a kernel: one attempt, as for_download."""
+    downloading = copy.copy(api)
+    downloading.download_file = partial(api.download_file, max_retries=0)
+    return downloading
+
+
+def user_name(api: Any) -> str:
+    """Return the user name of the account; an empty string if the client has none."""
+    return str(api.get_config_value(api.CONFIG_NAME_USER) or "")
+
+
 @contextlib.contextmanager
 def client_environment(variables: Mapping[str, str], *, hide_home: bool) -> Iterator[None]:
     """Run the block with these variables for the client and no others; optionally without the files in HOME."""
