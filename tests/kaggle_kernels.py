@@ -34,6 +34,7 @@ class Kernels:
         self.folder, self.input_folder = Path(tempfile.mkdtemp(prefix="kernels-")), input_folder
         self.kernels, self.polls_in_queue, self.page_size = {}, 1, 4
         self.push_error, self.quota, self.invalid = "", ("3600s", "108000s"), {}
+        self.stop_at = ""  # a text of the log: then the time of the kernel is over
         self.log_pieces, self.environment, self.started = 0, {}, []
         self.execute = True  # False: kernels stay in the queue until a test sets their status
 
@@ -116,6 +117,7 @@ class Kernels:
             "TMPDIR": str(kernel.folder / "tmp"),
             "PYTHONPATH": str(MOUNT_HOOK),
             "KAGGLE_WORKING_DIR": str(kernel.working),
+            "STOP_FILE": str(kernel.folder / "stop"),
             "KAGGLE_INPUT_DIR": str(kernel.folder / "input"),
         } | self.environment
         kernel.process = subprocess.Popen(
@@ -126,8 +128,12 @@ class Kernels:
         kernel.thread.start()
 
     def watch(self, kernel):
-        for line in kernel.process.stdout:
-            kernel.log.append({"stream_name": "stdout", "time": time.monotonic(), "data": line})
+        with kernel.process.stdout as lines:
+            for line in lines:
+                kernel.log.append({"stream_name": "stdout", "time": time.monotonic(), "data": line})
+                if self.stop_at and self.stop_at in line:
+                    self.stop_at = ""
+                    (kernel.folder / "stop").touch()
         status = kernel.process.wait()
         kernel.failure = "" if status == 0 else "Your notebook has failed"
         kernel.status = "COMPLETE" if status == 0 else "ERROR"

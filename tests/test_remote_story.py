@@ -117,8 +117,18 @@ def test_command_that_is_killed_resumes_with_the_same_kernel(kaggle, remote, who
 
 def test_kernel_that_stops_at_its_time_limit_is_resumed_by_the_next_one(kaggle, remote, whole_run, tmp_path):
     server, _ = kaggle
-    status, _, errors = remote("--no-wait", "--set", "members.net.train.epochs=2", "--minutes", "0.15")
+    server.kernels.stop_at = "net fold 0: epoch 1/2"
+    status, _, errors = remote("--minutes", "100")
+    pushed = [body for name, body in server.received if name == "SaveKernel"]
+
     assert status == 0, errors
+    assert submission_of(tmp_path) == submission_of(whole_run[0])
+    assert "kernel: stopped after 100 minutes; the next session resumes" in errors
+    assert "kernel: resumes after session 1: " in errors
+    assert [body["slug"] for body in pushed] == [NAME, f"{NAME}-session-2"]
+    assert [body.get("kernelDataSources", []) for body in pushed] == [[], [NAME]]
+    origin = json.loads((tmp_path / "submissions/tiny/remote.json").read_text())
+    assert (origin["session"], origin["outcome"]) == (2, "complete")
 
 
 def test_kernel_that_is_killed_is_pushed_again_with_a_flag(kaggle, remote, whole_run, tmp_path):
@@ -165,7 +175,7 @@ def test_remote_run_is_followed_fetched_and_submitted_like_a_local_one(kaggle, r
     assert f"kernel https://www.kaggle.com/code/{NAME}: queued" in errors
     assert ": running" in errors
     assert errors.count("kernel: start of the job") == 1
-    assert errors.count("net fold 0: accuracy") == 2  # when it is trained, and among the results
+    assert errors.count("net fold 0: validation accuracy") == 1
     assert "upload it: python run.py submit --run tiny" in output
     assert not (tmp_path / "submissions" / ".remote" / "cifar-10-run-tiny").exists()
     assert not list((tmp_path / "submissions" / "tiny").rglob("test_logits"))
