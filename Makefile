@@ -1,6 +1,6 @@
 # make demo: the whole job on a synthetic dataset    make test: the tests    make lint: the linters
 # make test-cluster: the tests on a Ray cluster of three nodes
-# make test-heavy: whole jobs with the clients of experiment trackers, searches in processes
+# make test-heavy: whole jobs with the clients of experiment trackers, searches in processes, kernels that are killed
 # make faults: fault injection into whole jobs, 20 minutes
 # make fuzz FUZZ_SECONDS=120: coverage-guided fuzzing of all file readers, seconds per target
 # make bench: ratios of timings, see benchmarks/README.md

@@ -348,7 +348,7 @@ def remote(
     offline: Annotated[bool, typer.Option("--offline", help="The kernel gets no internet.")] = False,
     dataset: Annotated[list[str] | None, typer.Option(help="OWNER/NAME of a dataset to mount; repeatable.")] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="OWNER/NAME/FRAMEWORK/VARIATION of a model to mount; repeatable.")
+        list[str] | None, typer.Option(help="OWNER/NAME/FRAMEWORK/VARIATION/VERSION of a model to mount; repeatable.")
     ] = None,
     quiet: QuietOption = False,
 ) -> None:

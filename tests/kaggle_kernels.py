@@ -150,7 +150,7 @@ class Kernels:
         kernel, num_sent = self.kernels[slug], 0
         limit, self.log_pieces = self.log_pieces, 0
         while True:
-            ended = kernel.status in ("COMPLETE", "ERROR")
+            ended = kernel.status not in ("QUEUED", "RUNNING")
             for event in kernel.log[num_sent:]:
                 write(f"data: {json.dumps(event)}\n\n")
                 num_sent += 1

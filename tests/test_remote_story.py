@@ -13,6 +13,8 @@ from conftest import CONFIG, NUM_TEST, ROOT
 from kaggle_server import KaggleServer, Response
 
 pytestmark = pytest.mark.slow
+# Each runs one or two whole jobs in kernels; two more tests without this marker do so.
+heavy = pytest.mark.heavy
 
 KEY = "0123456789abcdef0123456789abcdef"
 COMMAND = f"""
@@ -86,6 +88,7 @@ def log_of(server, name=NAME):
     return "".join(event["data"] for event in server.kernels.kernels[name].log)
 
 
+@heavy
 @pytest.mark.parametrize("moment", ["queued", "running", "fetching"])
 def test_command_that_is_killed_resumes_with_the_same_kernel(kaggle, remote, whole_run, tmp_path, moment):
     server, start = kaggle
@@ -131,6 +134,7 @@ def test_kernel_that_stops_at_its_time_limit_is_resumed_by_the_next_one(kaggle, 
     assert (origin["session"], origin["outcome"]) == (2, "complete")
 
 
+@heavy
 def test_kernel_that_is_killed_is_pushed_again_with_a_flag(kaggle, remote, whole_run, tmp_path):
     server, start = kaggle
     process = start("remote", "--config", "tiny.yaml", "--accelerator", "none")
@@ -161,6 +165,16 @@ def test_ctrl_c_leaves_the_kernel_running(kaggle, tmp_path):
     assert f"the kernel runs on; to stop it, open https://www.kaggle.com/code/{NAME} and choose Cancel Run" in errors
     assert "interrupted; progress saved, rerun the same command to resume" in errors
     assert server.kernels.running() == 1
+
+
+def test_two_commands_at_once_push_one_kernel(kaggle, tmp_path):
+    server, start = kaggle
+    server.kernels.execute = False
+    processes = [start("remote", "--config", "tiny.yaml", "--no-wait") for _ in range(2)]
+    errors = [process.communicate(timeout=100)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert server.names().count("SaveKernel") == 1
 
 
 def test_remote_run_is_followed_fetched_and_submitted_like_a_local_one(kaggle, remote, whole_run, tmp_path):

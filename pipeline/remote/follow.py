@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from queue import Empty, SimpleQueue
 
 from pipeline.errors import KaggleError
@@ -37,8 +38,8 @@ def follow(client: KernelClient, name: str) -> Status:
 def last_lines(client: KernelClient, name: str) -> str:
     """Return on one line why a kernel failed: its last error, else its last lines; empty without a log."""
     try:
-        lines = [line.strip() for line in "".join(client.open_log(name)).splitlines() if line.strip()]
-    except (KaggleError, RetryableError, OSError):
+        lines = [line.strip() for line in "".join(client.read_log(name)).splitlines() if line.strip()]
+    except (KaggleError, RetryableError):
         return ""
     errors = [line for line in lines if line.startswith("error:")]
     return errors[-1].removeprefix("error:").strip() if errors else " | ".join(lines[-LAST_LINES:])
@@ -69,14 +70,14 @@ class _Log:
         if self._reader is not None:
             self._reader.join(POLL_SECONDS)
         self._show_arrived()
-        with suppress(KaggleError, RetryableError, OSError):
-            for text in _skip(self._client.open_log(self._name), self._num_texts):
+        with suppress(KaggleError, RetryableError):
+            for text in self._client.read_log(self._name)[self._num_texts :]:
                 self._show(text)
         self._show("\n")
 
     def _read(self, texts: Iterator[str], num_shown: int) -> None:
         with suppress(Exception):  # a broken connection: the next call connects again
-            for text in _skip(texts, num_shown):
+            for text in islice(texts, num_shown, None):
                 self._texts.put(text)
 
     def _show_arrived(self) -> None:
@@ -90,7 +91,3 @@ class _Log:
         for line in lines:
             if line.strip():
                 log.info("%s", CLOCK.sub("", line.rstrip("\r")))
-
-
-def _skip(texts: Iterator[str], number: int) -> Iterator[str]:
-    return (text for index, text in enumerate(texts) if index >= number)

@@ -94,7 +94,7 @@ def install_packages(requirements: Path, mounts: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.lower().startswith("error")]
-        reason = " ".join((lines or done.stderr.splitlines() or ["no reason given"])[-1].split())
+        reason = " ".join((lines or done.stderr.splitlines() or ["no reason given"])[0].split())
         fail(
             f"the packages of {requirements.name} can't be installed ({reason}); without internet (which needs a "
             "verified phone number) attach a dataset with their wheels, --dataset OWNER/NAME"

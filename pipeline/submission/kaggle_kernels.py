@@ -40,7 +40,7 @@ class Kernel:
     datasets: tuple[str, ...] = ()
     """OWNER/NAME of mounted datasets."""
     models: tuple[str, ...] = ()
-    """OWNER/NAME/FRAMEWORK/VARIATION of mounted models."""
+    """OWNER/NAME/FRAMEWORK/VARIATION/VERSION of mounted models."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class KernelClient(KaggleClient):
         self._retry(attempt, f"push of {kernel.name}")
 
     def _push(self, api: Any, kernel: Kernel, path: str) -> None:
+        _check_names(api, kernel)
         with TemporaryDirectory() as folder:
             Path(folder, SCRIPT).write_text(kernel.source, encoding="utf-8")
             metadata = {
@@ -187,6 +188,11 @@ class KernelClient(KaggleClient):
 
         return self._call(connect)
 
+    def read_log(self, name: str) -> list[str]:
+        """Return the texts of the log of a kernel that has ended. Raises KaggleError or RetryableError."""
+        path = self._path(name)
+        return self._call(lambda api: [str(event.get("data") or "") for event in api.kernels_logs_stream(path)])
+
     def fetch_output(self, name: str, folder: Path, pattern: str) -> None:
         """Download the files of a kernel's output whose names match a pattern; what is there already is kept."""
         path = self._path(name)
@@ -220,6 +226,17 @@ class KernelClient(KaggleClient):
         if not owner:
             raise KaggleError(f"the Kaggle credentials have no user name; make new ones on {SETTINGS_PAGE}")
         return owner
+
+
+def _check_names(api: Any, kernel: Kernel) -> None:
+    """Raise KaggleError for names of datasets and models that the client would reject."""
+    try:
+        for name in kernel.datasets:
+            api.validate_dataset_string(name)
+        for name in kernel.models:
+            api.validate_model_instance_version_string(name)
+    except ValueError as error:
+        raise KaggleError(f"{name!r} can't be mounted: {error}") from None
 
 
 def _pull(api: Any, path: str) -> str | None:
