@@ -1,6 +1,7 @@
 """Progress bars and logging, on stderr: live bars on a terminal, plain lines elsewhere."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,7 +26,9 @@ from rich.text import Text
 ProgressCallback = Callable[[int, int], None]  # called with (done, total), in images
 
 WIDE = 110  # characters: a narrower terminal has no room for bars and speeds
-console = Console(stderr=True)
+# In a notebook `!python run.py` has a terminal, but one that shows every redrawn line of a live view.
+NOTEBOOK_VARIABLES = ("KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG", "JPY_PARENT_PID")
+console = Console(stderr=True, force_terminal=False if any(map(os.environ.get, NOTEBOOK_VARIABLES)) else None)
 log = logging.getLogger("pipeline")
 
 

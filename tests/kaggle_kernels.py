@@ -36,6 +36,7 @@ class Kernels:
         self.push_error, self.quota, self.invalid = "", ("3600s", "108000s"), {}
         self.stop_at = ""  # a text of the log: then the time of the kernel is over
         self.log_pieces, self.environment, self.started = 0, {}, []
+        self.python = sys.executable  # of the image
         self.execute = True  # False: kernels stay in the queue until a test sets their status
 
     def close(self):
@@ -121,7 +122,7 @@ class Kernels:
             "KAGGLE_INPUT_DIR": str(kernel.folder / "input"),
         } | self.environment
         kernel.process = subprocess.Popen(
-            [sys.executable, str(script)], cwd=kernel.working, env=environment, text=True, start_new_session=True,
+            [self.python, str(script)], cwd=kernel.working, env=environment, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         kernel.thread = threading.Thread(target=self.watch, args=(kernel,), daemon=True)

@@ -1,13 +1,18 @@
 import io
 import logging
+import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
+from conftest import ROOT
 from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
 from pipeline import progress
+from pipeline.progress import NOTEBOOK_VARIABLES
 
 
 @pytest.fixture
@@ -101,3 +106,19 @@ def test_no_progress_shows_nothing(capsys, value):
     progress.no_progress(*value)
 
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+@pytest.mark.parametrize(("variable", "expected"), [("ANY", "True"), ("KAGGLE_KERNEL_RUN_TYPE", "False")])
+def test_live_view_is_off_in_a_notebook_although_it_has_a_terminal(variable, expected):
+    ours, theirs = os.openpty()
+    code = "from pipeline.progress import console; print(console.is_terminal)"
+    environment = {name: value for name, value in os.environ.items() if name not in NOTEBOOK_VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | {variable: "Interactive", "TERM": "xterm"}, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=theirs, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    os.close(ours)
+    os.close(theirs)
+
+    assert done.stdout.strip() == expected
