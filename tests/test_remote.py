@@ -399,6 +399,15 @@ def test_mounted_weights_and_the_place_of_the_cache(server, remote):
     assert "/somewhere" not in settings.config
 
 
+def test_trackers_that_need_credentials_are_left_out(server, remote, caplog):
+    remote("log.trackers=[csv,tensorboard,wandb]")
+    settings = read_settings(pushed(server)[0]["text"])
+
+    assert "wandb" not in settings.config
+    assert "tensorboard" in settings.config
+    assert "log.trackers in the kernel: csv, tensorboard, as it has no credentials for others" in caplog.text
+
+
 def test_access_denied_to_status_and_output_is_one_line(server, client):
     with pytest.raises(KaggleError, match=rf"^Kaggle gives no access to the kernel {URL}$"):
         client.kernel_status("cifar-10-run-tiny")

@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.config import Config
+from pipeline.config import Config, LogConfig
 from pipeline.config_files import build_config, differences, parse_yaml
 from pipeline.errors import ConfigError, KaggleError, RunError
 from pipeline.locks import file_lock
@@ -24,6 +24,7 @@ DEFAULT_MINUTES = 690.0
 """Kaggle ends a kernel after 12 hours, and then keeps no output (kaggle.com/docs/notebooks)."""
 MAX_NAME = 50  # characters of a kernel's title
 NO_ACCELERATOR = "none"
+FILE_TRACKERS = ("csv", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,13 @@ def _portable(config: Config) -> Config:
                 f"members.{name}.model.weights is {weights}, a file of this machine; save it in a dataset on Kaggle, "
                 "name that with --dataset OWNER/NAME, and set the weights to /kaggle/input/NAME/FILE"
             )
-    return config.model_copy(update={"images": config.images.model_copy(update={"cache_dir": None})})
+    trackers = tuple(name for name in config.log.trackers if name in FILE_TRACKERS)
+    if trackers != config.log.trackers:
+        log.warning(
+            "log.trackers in the kernel: %s, as it has no credentials for others", ", ".join(trackers) or "none"
+        )
+    images, trackers_config = config.images.model_copy(update={"cache_dir": None}), LogConfig(trackers=trackers)
+    return config.model_copy(update={"images": images, "log": trackers_config})
 
 
 def _check_config(session: _Session, config: Config) -> None:
