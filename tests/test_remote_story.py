@@ -175,6 +175,10 @@ def test_two_commands_at_once_push_one_kernel(kaggle, tmp_path):
 
     assert [process.returncode for process in processes] == [0, 0], errors
     assert server.names().count("SaveKernel") == 1
+    early = start("remote", "--fetch", "--run", "tiny")
+    url = f"https://www.kaggle.com/code/{NAME}"
+    assert f"error: {url} is queued; without --fetch the command waits" in early.communicate(timeout=60)[1]
+    assert early.returncode == 1
 
 
 def test_remote_run_is_followed_fetched_and_submitted_like_a_local_one(kaggle, remote, whole_run, tmp_path):
@@ -203,3 +207,8 @@ def test_remote_run_is_followed_fetched_and_submitted_like_a_local_one(kaggle, r
     runs = start("runs", "--json").communicate(timeout=100)[0]
     assert [(row["run"], row["config"], row["public"]) for row in json.loads(runs)] == [("tiny", "tiny", 0.81)]
     assert KEY not in output + errors + str(server.kernels.kernels[NAME].request)
+
+    (tmp_path / "submissions" / "tiny").rename(tmp_path / "before")
+    fetched = start("remote", "--fetch", "--run", "tiny")
+    assert fetched.communicate(timeout=60)[0] == again[1]
+    assert submission_of(tmp_path) == (tmp_path / "before" / "submission.csv").read_bytes()

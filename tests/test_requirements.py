@@ -40,9 +40,15 @@ def test_licence_of_every_package_is_listed():
     assert set(rows) == pins("requirements-hashes.txt")
 
 
-def test_cluster_files_use_the_pinned_ray():
+def test_cluster_uses_the_pinned_ray():
     cluster = yaml.safe_load((ROOT / "docs" / "cluster" / "kuberay.yaml").read_text())
-    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "docs" / "cluster" / "Dockerfile").read_text(), re.MULTILINE)
 
     assert cluster["spec"]["rayVersion"] == dict(pins("requirements-cluster.txt"))["ray"]
-    assert all((ROOT / name).exists() for line in copied for name in line.split())
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "docs/cluster/Dockerfile"])
+def test_files_that_an_image_copies_exist(name):
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / name).read_text(), re.MULTILINE)
+
+    assert copied
+    assert all((ROOT / each).exists() for line in copied for each in line.split())

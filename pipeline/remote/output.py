@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -97,8 +96,6 @@ def fetch_run(client: KernelClient, name: str, manifest: Manifest, run: RunFolde
             raise RunError(f"{run.path} exists already; choose another --run, or move it away and use --fetch")
         fetched.path.rename(run.path)
         shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        folder.with_name(f"{name}.fetch.lock").unlink()
 
 
 def _parse(tree: Any) -> Manifest:
