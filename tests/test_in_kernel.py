@@ -18,7 +18,7 @@ from pipeline.remote import in_kernel, kernel_source
 from pipeline.remote.kernel_source import Settings, make_source, read_settings
 
 SETTINGS = Settings("tiny", 1, "0" * 16, "seed: 0\n", "tiny", "", 100.0)
-NOT_IN_KERNEL = {"torch", "torchvision", "kaggle", "six"}  # the image's own; what only the driver needs
+NOT_IN_KERNEL = {"torch", "torchvision", "kaggle", "six", "optuna"}  # the image's own; what only the driver needs
 
 
 def requirements(name):
