@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import CONFIG
@@ -121,6 +122,39 @@ def test_kernel_without_gpu_or_internet_mounts_datasets_and_models(server, remot
     assert not body.get("enableGpu")
     assert not body.get("enableInternet")
     assert "GetAcceleratorQuotaStatistics" not in server.names()
+
+
+def test_token_is_sent_with_every_call_and_names_the_owner(server, remote, finished, monkeypatch):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", f"KGAT_{KEY}")
+    remote()
+    complete(server, finished)
+    remote()
+
+    assert pushed(server)[0]["slug"] == NAME
+    assert set(server.authorizations) == {f"Bearer KGAT_{KEY}"}
+    assert KEY not in pushed(server)[0]["text"]
+
+
+def test_log_is_followed_to_its_end_over_broken_connections(server, remote, finished, caplog, monkeypatch):
+    remote()
+    kernel, polls = server.kernels.kernels[NAME], []
+    kernel.log = [{"data": text} for text in ("12:00:00 one\n", "tw", "o\n")]
+    kernel.status, server.kernels.log_pieces = "RUNNING", 2
+    server.faults["log"] = [Response(500)]
+
+    def end_later(_seconds):
+        polls.append(1)
+        if len(polls) == 4:
+            kernel.log += [{"data": "three\n"}, {"data": "end"}]
+            complete(server, finished)
+
+    monkeypatch.setattr(follow, "time", SimpleNamespace(sleep=end_later))
+    with caplog.at_level("INFO", "pipeline"):
+        remote(wait=True)
+    messages = [record.getMessage() for record in caplog.records]
+
+    assert [message for message in messages if URL not in message][-4:] == ["one", "two", "three", "end"]
+    assert len(polls) == 4
 
 
 def test_second_call_finds_the_kernel_by_the_name_of_the_run(server, remote, caplog):
@@ -286,7 +320,7 @@ def test_corrupted_download_is_repeated(server, remote, finished):
     assert run.metrics().ensemble is not None
     names = [body["file"] for name, body in server.received if name == "output"]
     assert names.count("submissions/tiny/net/fold_0/weights.safetensors") == 2
-    assert names.count("submissions/tiny/config.yaml") == 2  # its length is asked for
+    assert names.count("submissions/tiny/config.yaml") == 2  # whose length the client compares
 
 
 def test_output_that_stays_corrupted_is_an_error_and_leaves_no_run(server, remote, finished, folder):

@@ -115,7 +115,7 @@ def test_command_that_is_killed_resumes_with_the_same_kernel(kaggle, remote, who
     assert server.names().count("SaveKernel") == 1
     if moment == "fetching":
         names = [body["file"] for name, body in server.received if name == "output"]
-        assert names.count("submissions/tiny/config.yaml") == 2  # asked for again, and kept
+        assert names.count("submissions/tiny/config.yaml") == 2  # the second time it is not saved, as it is there
 
 
 def test_kernel_that_stops_at_its_time_limit_is_resumed_by_the_next_one(kaggle, remote, whole_run, tmp_path):
