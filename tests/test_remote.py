@@ -305,6 +305,8 @@ def test_output_is_fetched_page_by_page_and_checked(server, remote, finished):
     calls = len(server.received)
     assert remote().path == run.path
     assert len(server.received) == calls
+    with pytest.raises(ConfigError, match=r"was started with another config(?s:.*)members.net.train.epochs: 2 -> 3"):
+        remote("members.net.train.epochs=3")
 
 
 def corrupt(name, data):

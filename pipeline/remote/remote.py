@@ -60,6 +60,7 @@ def run_remote(
     run = wanted.run
     _require_no_local_run(run)
     if was_fetched(run):
+        run.check_config(wanted.config)
         log.info("%s was fetched from Kaggle before", run.path)
         return run
     config = _portable(wanted.config)
