@@ -257,11 +257,9 @@ def test_job_that_fails_fails_the_kernel(job, kernel, capfd):
 
 
 SLEEP = """
-import time
-try:
-    time.sleep(60)
-except KeyboardInterrupt:
-    raise SystemExit(130)
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+time.sleep(60)
 """
 
 
@@ -282,10 +280,8 @@ def test_session_without_progress_is_an_error(job, kernel, capsys):
 
 def test_job_that_does_not_stop_is_killed(job, kernel, monkeypatch):
     monkeypatch.setattr(in_kernel, "SECONDS_TO_STOP", 0.2)
-    job(
-        WRITE + "(p / 'x').write_text('1')\nimport signal, time\nsignal.signal(2, signal.SIG_IGN)\ntime.sleep(60)",
-        minutes=0.02,
-    )
+    ignore = "\nimport signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    job(WRITE + "(p / 'x').write_text('1')" + ignore, minutes=0.02)
 
     assert json.loads((kernel[0] / "output.json").read_text())["outcome"] == "time limit"
 

@@ -39,6 +39,7 @@ def kaggle(archives_folder, tmp_path):
     key.write_text(json.dumps({"username": "somebody", "key": KEY}))
     key.chmod(0o600)
     (tmp_path / "tiny.yaml").write_text(CONFIG)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a command in this process may have ignored it
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -52,13 +53,21 @@ def kaggle(archives_folder, tmp_path):
             "http_proxy": server.url,
         }
 
+        processes = []
+
         def start(*arguments):
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-c", COMMAND, *map(str, arguments)],
                 cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
+            processes.append(process)
+            return process
 
         yield server, start
+        for process in processes:  # of a test that failed
+            process.kill()
+            with process:
+                pass
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -136,7 +135,8 @@ def run_job(settings: dict[str, Any], root: Path, deadline: float) -> bool:
     try:
         status = process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # as Ctrl-C: the job saves its progress
+        # The job saves its progress, as on Ctrl-C, whose signal would be ignored where that of this process is.
+        process.terminate()
         try:
             status = process.wait(SECONDS_TO_STOP)
         except subprocess.TimeoutExpired:
