@@ -1,5 +1,6 @@
 """The real client of MLflow with its SQLite store. Few tests: a store takes seconds to create."""
 
+import pytest
 from tracker_files import load_mlflow
 
 from pipeline.runs.trackers.mlflow_tracker import MlflowTracker
@@ -9,6 +10,7 @@ ROWS = [{"epoch": epoch, "loss": 2.0 / epoch} for epoch in (1, 2, 3)]
 SCORES = {"accuracy": 0.5, "log_loss": 1.25, "n": 100}
 
 
+@pytest.mark.heavy
 def test_resumed_models_are_runs_below_that_of_the_pipeline(tmp_path, monkeypatch, capfd):
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)

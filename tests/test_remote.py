@@ -135,6 +135,7 @@ def test_token_is_sent_with_every_call_and_names_the_owner(server, remote, finis
     assert KEY not in pushed(server)[0]["text"]
 
 
+@pytest.mark.heavy
 def test_log_is_followed_to_its_end_over_broken_connections(server, remote, finished, caplog, monkeypatch):
     remote()
     kernel, polls = server.kernels.kernels[NAME], []

@@ -12,9 +12,7 @@ import pytest
 from conftest import CONFIG, NUM_TEST, ROOT
 from kaggle_server import KaggleServer, Response
 
-pytestmark = pytest.mark.slow
-# Each runs one or two whole jobs in kernels; two more tests without this marker do so.
-heavy = pytest.mark.heavy
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 KEY = "0123456789abcdef0123456789abcdef"
 COMMAND = f"""
@@ -97,7 +95,6 @@ def log_of(server, name=NAME):
     return "".join(event["data"] for event in server.kernels.kernels[name].log)
 
 
-@heavy
 @pytest.mark.parametrize("moment", ["queued", "running", "fetching"])
 def test_command_that_is_killed_resumes_with_the_same_kernel(kaggle, remote, whole_run, tmp_path, moment):
     server, start = kaggle
@@ -143,7 +140,6 @@ def test_kernel_that_stops_at_its_time_limit_is_resumed_by_the_next_one(kaggle, 
     assert (origin["session"], origin["outcome"]) == (2, "complete")
 
 
-@heavy
 def test_kernel_that_is_killed_is_pushed_again_with_a_flag(kaggle, remote, whole_run, tmp_path):
     server, start = kaggle
     process = start("remote", "--config", "tiny.yaml", "--accelerator", "none")

@@ -81,6 +81,7 @@ def test_search_ends_with_the_best_config_and_a_report(start):
     assert "folds.train=[1, 2]" in report
 
 
+@pytest.mark.heavy
 def test_only_the_best_trial_keeps_its_weights(start):
     result = tune(start())
     best = result.ranked[0].number
@@ -97,6 +98,7 @@ def test_finished_search_trains_nothing_more(start, monkeypatch):
     assert outcomes(tune(start())) == outcomes(first)
 
 
+@pytest.mark.heavy
 def test_more_trials_continue_the_search(start):
     first = tune(start(trials=2))
     second = tune(start(trials=3))
@@ -143,6 +145,7 @@ def test_trial_that_was_trained_but_not_recorded_is_not_trained_again(start, mon
     assert [trial.state for trial in result.trials] == ["complete"]
 
 
+@pytest.mark.heavy
 def test_pruned_trial_stops_after_its_epoch(start, monkeypatch):
     report = SearchStudy.report
 
@@ -160,6 +163,7 @@ def test_pruned_trial_stops_after_its_epoch(start, monkeypatch):
     assert files("mine", 1) == set()
 
 
+@pytest.mark.heavy
 def test_diverged_trial_is_kept_as_failed_with_its_reason(start):
     result = tune(start(space=f"{LR}: [0.01, 1e30]", trials=2))
     failed = result.in_state("failed")
@@ -169,6 +173,7 @@ def test_diverged_trial_is_kept_as_failed_with_its_reason(start):
     assert all(trial.values[LR] == 1e30 and "at epoch 1, step" in trial.reason for trial in failed)
 
 
+@pytest.mark.heavy
 def test_search_whose_first_trials_all_fail_ends(start):
     message = r"^the first 5 trials of the search mine have all failed, the last one: .* change the search space"
     with pytest.raises(RunError, match=message):
@@ -190,6 +195,7 @@ def test_error_that_is_not_of_a_trial_ends_the_search(start, monkeypatch):
         tune(start())
 
 
+@pytest.mark.heavy
 def test_objective_is_the_mean_over_the_folds(start):
     (trial,) = tune(start(trials=1, folds=(1, 0), objective="log_loss")).trials
 
@@ -209,6 +215,7 @@ def test_no_trial_starts_after_the_time(start):
     assert not (SUBMISSIONS / "mine" / "best.yaml").exists()
 
 
+@pytest.mark.heavy
 def test_other_settings_are_one_error_with_the_differences(start):
     tune(start(trials=1))
     message = (
@@ -218,6 +225,7 @@ def test_other_settings_are_one_error_with_the_differences(start):
         tune(start(trials=1, overrides=["seed=1"], objective="log_loss"))
 
 
+@pytest.mark.heavy
 def test_missing_study_is_not_replaced_by_a_new_one(start):
     tune(start(trials=1))
     (SUBMISSIONS / "mine" / "study.db").unlink()
@@ -225,6 +233,7 @@ def test_missing_study_is_not_replaced_by_a_new_one(start):
         tune(start(trials=1))
 
 
+@pytest.mark.heavy
 def test_corrupted_study_is_one_error(start):
     tune(start(trials=1))
     (SUBMISSIONS / "mine" / "study.db").write_bytes(b"no database" * 1000)
@@ -257,6 +266,7 @@ def test_invalid_option_is_one_error_before_anything_is_written(start, options, 
     assert not SUBMISSIONS.exists()
 
 
+@pytest.mark.heavy
 def test_search_is_not_a_run(start):
     tune(start(trials=1))
 

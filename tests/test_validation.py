@@ -24,7 +24,7 @@ MUON = {
 }
 EMA_AND_MIXUP = {
     "model": {"name": "test_resnet", "params": {"drop_rate": 0.2}},
-    "train": {"epochs": 4, "batch_size": 32, "ema_decay": 0.9, "mixup_alpha": 0.5, "cutmix_alpha": 1.0},
+    "train": {"epochs": 2, "batch_size": 32, "ema_decay": 0.9, "mixup_alpha": 0.5, "cutmix_alpha": 1.0},
 }
 
 

@@ -39,6 +39,7 @@ def load(run):
     return load_wandb(run.folder / "wandb")
 
 
+@pytest.mark.heavy
 def test_models_that_train_side_by_side_are_runs_of_one_group(run, capfd, caplog):
     tracker = WandbTracker(run)
     models = [model(run, 0), model(run, 1), model(run, 0, "refit")]
