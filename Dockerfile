@@ -1,12 +1,13 @@
-# docker build --tag cifar-10 .    with CUDA: docker build --build-arg TORCH_INDEX=https://pypi.org/simple --tag cifar-10 .
+# docker build --tag cifar-10 .
 # docker run --rm --volume "$PWD/input:/work/input" --volume "$PWD/submissions:/work/submissions" cifar-10 all
+#
+# The image has torch with CUDA (docker run --gpus all). For the CPU alone and several GB smaller: docker build
+# --build-arg TORCH_INDEX=URL, with the index of CPU wheels that pytorch.org/get-started shows.
 FROM python:3.11-slim
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX
 WORKDIR /work
 COPY requirements.txt /work/
-RUN grep -E '^torch(vision)?==' requirements.txt > torch.txt \
-    && pip install --no-cache-dir --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple -r torch.txt \
-    && pip install --no-cache-dir -r requirements.txt
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r requirements.txt
 COPY run.py /work/
 COPY pipeline /work/pipeline
 COPY configs /work/configs
