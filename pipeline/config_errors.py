@@ -44,9 +44,13 @@ def explain(details: ErrorDetails) -> list[str]:
 
 def _explain_unknown(loc: Sequence[int | str]) -> str:
     names = list(_model_at(loc[:-1]).model_fields)
-    similar = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.5)
-    hint = f"did you mean {similar[0]!r}?" if similar else f"known here: {', '.join(names)}"
-    return f"unknown key {_dotted(loc)!r}; {hint}"
+    return f"unknown key {_dotted(loc)!r}; {nearest(str(loc[-1]), names, cutoff=0.5)}"
+
+
+def nearest(name: str, names: Sequence[str], *, cutoff: float) -> str:
+    """Return a hint for an unknown name: the nearest of some names if one is as similar as `cutoff`, else all."""
+    similar = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    return f"did you mean {similar[0]!r}?" if similar else f"known here: {', '.join(names)}"
 
 
 def _explain_renamed(old: Sequence[int | str], loc: Sequence[int | str], value: Any) -> list[str]:

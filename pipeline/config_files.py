@@ -1,7 +1,7 @@
 """YAML and `--set` -> a Config."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +86,23 @@ def _num_values(tree: Any, counts: dict[int, int]) -> int:
     return counts[id(tree)]
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a config file and apply `key.sub=value` overrides. Raises ConfigError with one line per error."""
+def read_yaml(path: Path, what: str, explain_missing: Callable[[], str] = str) -> Any:
+    """Read a YAML file, a `what` for errors. Raises ConfigError; `explain_missing` ends that of a missing file."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
-        raise ConfigError(f"config {path} does not exist{_list_configs(path.parent)}") from None
+        raise ConfigError(f"{what} {path} does not exist{explain_missing()}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"config {path} is not UTF-8 text; save it as UTF-8") from None
+        raise ConfigError(f"{what} {path} is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
-        raise ConfigError(f"config {path} can't be read: {explain_cause(error)}") from None
-    tree = parse_yaml(text, str(path)) or {}
+        raise ConfigError(f"{what} {path} can't be read: {explain_cause(error)}") from None
+    return parse_yaml(text, str(path))
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a config file and apply `key.sub=value` overrides. Raises ConfigError with one line per error."""
+    tree = read_yaml(path, "config", lambda: _list_configs(path.parent)) or {}
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path} contains a {type(tree).__name__}, expected keys such as {', '.join(Config.model_fields)}"

@@ -114,8 +114,7 @@ def format_gain(gain: Gain, objective: str) -> str:
     """Format the gain of the best trial, and how much of it chance alone would give."""
     return (
         f"best {objective} {gain.best:.4f}, median {gain.median:.4f}: a gain of {abs(gain.best - gain.median):.4f}. "
-        f"Chance alone would give up to {gain.chance:.4f}: the expected maximum of {gain.num_trials} normal draws with "
-        f"the standard error of one trial, {gain.standard_error:.4f}; less where trials err on the same images"
+        f"{gain.explanation[0].upper()}{gain.explanation[1:]}"
     )
 
 

@@ -1,6 +1,7 @@
 """A fake of Kaggle's API on 127.0.0.1: it responds to the client, records the calls, and injects faults."""
 
 import json
+import os
 import threading
 from collections import defaultdict
 from contextlib import contextmanager, suppress
@@ -12,6 +13,21 @@ from kaggle_kernels import Kernels
 
 LAST_MODIFIED = "Sat, 01 Nov 2014 12:00:00 GMT"
 DATE = "2026-11-01T12:00:00.000Z"
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+def make_home(monkeypatch, folder):
+    """Make a home folder with an API key and no other credentials; return its folder of credentials."""
+    for name in list(os.environ):
+        if name.startswith(("KAGGLE_", "XDG_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    credentials = folder / "home" / ".kaggle"
+    credentials.mkdir(parents=True)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(credentials.parent))
+    (credentials / "kaggle.json").write_text(json.dumps({"username": "somebody", "key": KEY}))
+    (credentials / "kaggle.json").chmod(0o600)
+    return credentials
 
 
 @dataclass

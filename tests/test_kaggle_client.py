@@ -1,7 +1,6 @@
 """The unmodified kaggle client, in this process, against a server on 127.0.0.1."""
 
 import io
-import json
 import os
 import shlex
 import subprocess
@@ -14,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
-from kaggle_server import KaggleServer, Response
+from kaggle_server import KEY, KaggleServer, Response, make_home
 from kagglesdk import kaggle_env
 
 from pipeline.errors import KaggleError
@@ -22,22 +21,11 @@ from pipeline.submission.kaggle_client import KaggleClient, upload_command
 from pipeline.submission.kaggle_zip import PartialDownload
 from pipeline.task import CIFAR10
 
-KEY = "0123456789abcdef0123456789abcdef"
-
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path):
     """A home folder with an API key, and no other credentials."""
-    for name in list(os.environ):
-        if name.startswith(("KAGGLE_", "XDG_")) or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    folder = tmp_path / "home" / ".kaggle"
-    folder.mkdir(parents=True)
-    for name in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(name, str(folder.parent))
-    (folder / "kaggle.json").write_text(json.dumps({"username": "somebody", "key": KEY}))
-    (folder / "kaggle.json").chmod(0o600)
-    return folder
+    return make_home(monkeypatch, tmp_path)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A run on a fake Kaggle, in this process: what is pushed, every error, and what the server received."""
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import CONFIG
-from kaggle_server import KaggleServer, Response
+from kaggle_server import KEY, KaggleServer, Response, make_home
 from kagglesdk import kaggle_env
 
 from pipeline.config_files import override_config
@@ -21,7 +20,6 @@ from pipeline.run_config import find_config
 from pipeline.submission.kaggle_kernels import KernelClient
 from pipeline.task import CIFAR10
 
-KEY = "0123456789abcdef0123456789abcdef"
 NAME = "somebody/cifar-10-run-tiny"
 URL = f"https://www.kaggle.com/code/{NAME}"
 
@@ -29,15 +27,7 @@ URL = f"https://www.kaggle.com/code/{NAME}"
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path):
     """A working folder with a config, and a home folder with an API key and no other credentials."""
-    for name in list(os.environ):
-        if name.startswith(("KAGGLE_", "XDG_")) or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    home = tmp_path / "home" / ".kaggle"
-    home.mkdir(parents=True)
-    for name in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(name, str(home.parent))
-    (home / "kaggle.json").write_text(json.dumps({"username": "somebody", "key": KEY}))
-    (home / "kaggle.json").chmod(0o600)
+    make_home(monkeypatch, tmp_path)
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)

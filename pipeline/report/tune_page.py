@@ -38,11 +38,7 @@ def _headline(result: SearchResult) -> list[Stat]:
 
 
 def _gain_stat(gain: Gain) -> Stat:
-    note = (
-        f"chance alone would give up to {gain.chance:.4f}: the expected maximum of {gain.num_trials} normal draws with "
-        f"the standard error of one trial, {gain.standard_error:.4f}; less where trials err on the same images"
-    )
-    return Stat("gain over the median trial", f"{abs(gain.best - gain.median):.4f}", note)
+    return Stat("gain over the median trial", f"{abs(gain.best - gain.median):.4f}", gain.explanation)
 
 
 def _progress_section(result: SearchResult) -> Section:

@@ -1,10 +1,11 @@
 """What this project wants of Kaggle's kernels: push, status, log, output, quota. Other modules get plain values."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -184,14 +185,14 @@ class KernelClient(KaggleClient):
         def connect(api: Any) -> Iterator[str]:
             events = api.kernels_logs_stream(path)
             # The first one makes the connection, for which the environment has to be the client's.
-            return _texts(next(events, {}), events)
+            return _texts(chain([next(events, {})], events))
 
         return self._call(connect)
 
     def read_log(self, name: str) -> list[str]:
         """Return the texts of the log of a kernel that has ended. Raises KaggleError or RetryableError."""
         path = self._path(name)
-        return self._call(lambda api: [str(event.get("data") or "") for event in api.kernels_logs_stream(path)])
+        return self._call(lambda api: list(_texts(api.kernels_logs_stream(path))))
 
     def fetch_output(self, name: str, folder: Path, pattern: str) -> None:
         """Download the files of a kernel's output whose names match a pattern; what is there already is kept."""
@@ -259,7 +260,6 @@ def _access(path: str, call: Callable[[str], Any]) -> Any:
         raise KaggleError(f"Kaggle gives no access to the kernel https://www.kaggle.com/code/{path}") from None
 
 
-def _texts(first: Any, events: Iterator[Any]) -> Iterator[str]:
-    yield str(first.get("data") or "")
+def _texts(events: Iterable[Any]) -> Iterator[str]:
     for event in events:
         yield str(event.get("data") or "")

@@ -52,6 +52,14 @@ class Gain:
     """Of one trial."""
     num_trials: int
 
+    @property
+    def explanation(self) -> str:
+        """What chance alone would give, and why."""
+        return (
+            f"chance alone would give up to {self.chance:.4f}: the expected maximum of {self.num_trials} normal draws "
+            f"with the standard error of one trial, {self.standard_error:.4f}; less where trials err on the same images"
+        )
+
 
 @dataclass(frozen=True)
 class SearchResult:

@@ -1,6 +1,5 @@
 """A YAML file of config keys with their ranges or choices -> the distributions of a hyperparameter search."""
 
-import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 
 from pipeline.config import Config, Json
-from pipeline.config_files import build_config, parse_yaml, set_value
+from pipeline.config_errors import nearest
+from pipeline.config_files import build_config, parse_yaml, read_yaml, set_value
 from pipeline.errors import ConfigError
 
 RANGE_FIELDS = ("low", "high", "step", "log")
@@ -61,18 +61,15 @@ class SearchSpace:
 
 def load_space(path: Path) -> SearchSpace:
     """Read a file with a search space. Raises ConfigError with one line per error."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"search space {path} does not exist") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"search space {path} is not UTF-8 text; save it as UTF-8") from None
-    return parse_space(text, str(path))
+    return _build_space(read_yaml(path, "search space"), str(path))
 
 
 def parse_space(text: str, source: str) -> SearchSpace:
     """Parse a search space. Raises ConfigError with one line per error, which starts with `source`."""
-    tree = parse_yaml(text, source)
+    return _build_space(parse_yaml(text, source), source)
+
+
+def _build_space(tree: Any, source: str) -> SearchSpace:
     if not isinstance(tree, dict) or not tree:
         found = "nothing" if tree is None or tree == {} else f"a {type(tree).__name__}"
         raise ConfigError(f"{source} contains {found}, expected config keys, each with {EXAMPLE}")
@@ -110,9 +107,7 @@ def _parse_distribution(value: Any) -> BaseDistribution:
     expected = ("choices",) if "choices" in value else RANGE_FIELDS
     for field in value:
         if field not in expected:
-            similar = difflib.get_close_matches(str(field), expected, n=1, cutoff=0.6)
-            hint = f"did you mean {similar[0]!r}?" if similar else f"known here: {', '.join(expected)}"
-            raise ConfigError(f"unknown field {field!r}; {hint}")
+            raise ConfigError(f"unknown field {field!r}; {nearest(str(field), expected, cutoff=0.6)}")
     return _parse_choices(value["choices"]) if "choices" in value else _parse_range(value)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config_files import leaves
-from pipeline.runs.trackers.tracker import TrackedModel, TrackedRun, Values
+from pipeline.runs.trackers.tracker import TrackedModel, TrackedRun, Values, out_of_fold
 
 # Variables that its user may set otherwise. An unreachable server delays the job by less than a minute, once. And
 # nothing but results is sent, or printed.
@@ -53,13 +53,13 @@ class MlflowTracker:
     def finish_model(self, model: TrackedModel, scores: Values) -> None:
         """Log the scores beside the last epoch, and end the run."""
         run_id = self._model_run(model)
-        self._log_metrics(run_id, {f"out_of_fold/{name}": value for name, value in scores.items()}, model.num_epochs)
+        self._log_metrics(run_id, out_of_fold(scores), model.num_epochs)
         self._client.set_terminated(run_id)
         del self._open[model.name]
 
     def finish_run(self, scores: Values, artefacts: Sequence[Path]) -> None:
         """Log scores and artefacts of the parent run."""
-        self._log_metrics(self._parent, {f"out_of_fold/{name}": value for name, value in scores.items()}, step=0)
+        self._log_metrics(self._parent, out_of_fold(scores), step=0)
         for path in artefacts:
             self._client.log_artifact(self._parent, str(path))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.runs.trackers.tracker import TrackedModel, Values
+from pipeline.runs.trackers.tracker import TrackedModel, Values, out_of_fold
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -25,7 +25,7 @@ class TensorBoardTracker:
     def finish_model(self, model: TrackedModel, scores: Values) -> None:
         """Write the scores beside the last epoch."""
         if scores:
-            self._write(model, {f"out_of_fold/{name}": value for name, value in scores.items()}, step=model.num_epochs)
+            self._write(model, out_of_fold(scores), step=model.num_epochs)
         if model.name in self._writers:
             self._writers.pop(model.name).close()
 

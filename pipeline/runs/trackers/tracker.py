@@ -8,6 +8,11 @@ from typing import Any, Protocol
 Values = Mapping[str, float]
 
 
+def out_of_fold(scores: Values) -> dict[str, float]:
+    """Return scores under the names that all trackers give them."""
+    return {f"out_of_fold/{name}": value for name, value in scores.items()}
+
+
 @dataclass(frozen=True)
 class TrackedRun:
     """A run of the pipeline: the group of its models."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.progress import log
-from pipeline.runs.trackers.tracker import TrackedModel, TrackedRun, Values
+from pipeline.runs.trackers.tracker import TrackedModel, TrackedRun, Values, out_of_fold
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -58,14 +58,14 @@ class WandbTracker:
     def finish_model(self, model: TrackedModel, scores: Values) -> None:
         """Write the scores into the run's summary, and finish it."""
         run = self._model_run(model)
-        run.summary.update({f"out_of_fold/{name}": value for name, value in scores.items()})
+        run.summary.update(out_of_fold(scores))
         self._open.pop(model.name).finish()
 
     def finish_run(self, scores: Values, artefacts: Sequence[Path]) -> None:
         """Log scores and artefacts as a run of their own, which has the name of the pipeline's run."""
         run = self._init(self._run.name, "ensemble", self._run.config)
         self._open[self._run.name] = run
-        run.summary.update({f"out_of_fold/{name}": value for name, value in scores.items()})
+        run.summary.update(out_of_fold(scores))
         artefact = self._wandb.Artifact(f"{self._run.name}-results", type="submission")
         for path in artefacts:
             # No copy in wandb's cache: the files stay where they are.
