@@ -148,6 +148,14 @@ def leaves(tree: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
         yield prefix, tree
 
 
+def get_value(tree: Json, key: str) -> Any:
+    """Return the value of a `key.sub` in a tree of plain values. Raises KeyError."""
+    value: Any = tree
+    for part in key.split("."):
+        value = (value if isinstance(value, dict) else {})[part]
+    return value
+
+
 def set_value(tree: Json, key: str, value: Any) -> None:
     """Set the value of a `key.sub` in a tree of plain values; the parts below the top are not shared with others."""
     *parents, last = key.split(".")

@@ -105,6 +105,7 @@ def format_search(result: SearchResult) -> str:
         lines.append(f"pruning saved {saved:,} of {planned:,} epochs ({saved / planned:.0%})")
     if result.gain is not None:
         lines.append(format_gain(result.gain, result.objective_name))
+    lines += _config_trial_lines(result)
     if result.ranked:
         lines += [result.how_to_evaluate, *([f"  {result.evaluation_command}"] if result.evaluation_command else [])]
     return "\n".join(lines)
@@ -199,6 +200,14 @@ def runs_table(rows: Sequence[RunRow]) -> Table:
             row.date,
         )
     return table
+
+
+def _config_trial_lines(result: SearchResult) -> list[str]:
+    trial, gain = result.config_trial, result.gain_over_config
+    if trial is None or gain is None:
+        return []
+    best = f"{gain:.4f} {'below' if result.is_maximized else 'above'} the best" if gain else "none is better"
+    return [f"trial {trial.number} has the config's own values: {result.objective_name} {trial.objective:.4f}, {best}"]
 
 
 def _trial_lines(result: SearchResult) -> list[str]:

@@ -110,6 +110,22 @@ def test_search_is_printed():
     ]
 
 
+@pytest.mark.parametrize(
+    ("objectives", "objective", "text"),
+    [
+        ((0.5, 0.7), "accuracy", "accuracy 0.5000, 0.2000 below the best"),
+        ((0.7, 0.5), "log_loss", "log loss 0.7000, 0.2000 above the best"),
+        ((0.7, 0.5), "accuracy", "accuracy 0.7000, none is better"),
+    ],
+)
+def test_best_trial_is_compared_with_the_config(objectives, objective, text):
+    config, other = trial(0, objectives[0]), trial(1, objectives[1])
+    result = search(replace(config, is_config=True), other, objective=objective)
+
+    assert f"trial 0 has the config's own values: {text}" in format_search(result).splitlines()
+    assert "gain over the config" in render(search_page(result))
+
+
 def test_search_without_a_complete_trial_is_printed():
     text = format_search(search(trial(0, state="failed"), importance={}))
 

@@ -192,6 +192,32 @@ def test_suggested_values_are_in_the_space_and_make_a_config():
         assert space.apply(CONFIG, values).members["other"] == CONFIG.members["other"]
 
 
+@pytest.mark.parametrize(
+    ("key", "space", "expected"),
+    [
+        ("train.epochs", "{low: 2, high: 8, step: 2}", 4),
+        ("train.epochs", "{low: 1, high: 9, step: 2}", None),
+        ("train.epochs", "{low: 5, high: 9}", None),
+        ("train.epochs", "[2, 4]", 4),
+        ("train.label_smoothing", "{low: 0.0, high: 0.3, step: 0.1}", 0.2),
+        ("train.label_smoothing", "{low: 0.05, high: 0.35, step: 0.1}", None),
+        ("train.whiten_bias_epochs", "[null, 3]", 3),
+        ("train.alternative", "[1, 2]", None),
+        ("model.params.widths", "[[4, 8], [8, 8]]", "[4, 8]"),
+        ("model.params.widths", "[[8, 8]]", None),
+        ("model.params.depth.of", "[1, 2]", None),
+        ("alternating_flip", "{low: 0, high: 2}", None),
+    ],
+)
+def test_own_value_of_a_config_is_one_of_the_space_or_missing(key, space, expected):
+    net = {"model": {"params": {"widths": [4, 8], "depth": 2}}, "alternating_flip": True}
+    net["train"] = {"epochs": 4, "label_smoothing": 0.2, "whiten_bias_epochs": 3}
+    config = build_config({"members": {"net": net}}, "test")
+    values = parse_space(f"members.net.{key}: {space}", "space.yaml").values_of(config)
+
+    assert values == ({} if expected is None else {f"members.net.{key}": expected})
+
+
 def test_text_that_only_looks_like_json_stays_a_text():
     space = parse_space("members.net.model.name: ['[no json', plain]", "space.yaml")
 

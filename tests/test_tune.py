@@ -68,6 +68,8 @@ def test_search_ends_with_the_best_config_and_a_report(start):
     config = load_config(SUBMISSIONS / "mine" / "best.yaml")
 
     assert [trial.state for trial in result.trials] == ["complete"] * 3
+    assert dict(result.config_trial.values) == {LR: 0.02, "members.net.train.batch_size": 32}
+    assert result.config_trial.number == 0
     assert all(0.001 <= trial.values[LR] <= 0.1 for trial in result.trials)
     assert len({trial.values[LR] for trial in result.trials}) == 3
     assert all(list(trial.curve) == [1, 2, 3] for trial in result.trials)
@@ -287,10 +289,11 @@ def open_study(tmp_path, monkeypatch):
     """Open the study of one search, as a process does."""
     monkeypatch.chdir(tmp_path)
 
-    def call(pruner="none"):
+    def call(pruner="none", **config_values):
         folder = SearchFolder("mine")
         with folder.lock():
-            return SearchStudy(folder, parse_space(SPACE, "space.yaml"), "accuracy", pruner, seed=0, num_epochs=3)
+            space = parse_space(SPACE, "space.yaml")
+            return SearchStudy(folder, space, "accuracy", pruner, seed=0, num_epochs=3, config_values=config_values)
 
     return call
 
@@ -313,6 +316,15 @@ def test_trial_whose_values_were_not_all_suggested_gets_the_others(open_study):
     optuna.load_study(study_name="search", storage="sqlite:///submissions/mine/study.db").ask()
 
     assert study.claim(1).values.keys() == {LR, "members.net.train.batch_size"}
+
+
+def test_first_trial_has_the_values_of_the_config_that_are_in_the_space(open_study):
+    study = open_study(**{LR: 0.02})
+    first, second = study.claim(None), study.claim(None)
+
+    assert (first.number, first.values[LR]) == (0, 0.02)
+    assert second.values[LR] != 0.02
+    assert not study.results()[0].is_config  # the batch size is another one
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])

@@ -32,6 +32,9 @@ def _headline(result: SearchResult) -> list[Stat]:
         stats.append(Stat(f"best {result.objective_name}", f"{best.objective:.4f}", note))
     if result.gain is not None:
         stats.append(_gain_stat(result.gain))
+    if result.config_trial is not None and result.gain_over_config is not None:
+        note = f"trial {result.config_trial.number} has the config's own values"
+        stats.append(Stat("gain over the config", f"{result.gain_over_config:.4f}", note))
     if planned:
         stats.append(Stat("epochs saved by pruning", f"{saved / planned:.0%}", f"{saved:,} of {planned:,}"))
     return stats

@@ -38,6 +38,8 @@ class TrialResult:
     scores: TrialScores | None = None
     reason: str = ""
     """Why it has failed."""
+    is_config: bool = False
+    """Whether its values are the config's own."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,18 @@ class SearchResult:
         pruned = self.in_state("pruned")
         finished = [*self.in_state("complete"), *pruned]
         return sum(t.num_epochs - t.num_trained for t in pruned), sum(t.num_epochs for t in finished)
+
+    @property
+    def config_trial(self) -> TrialResult | None:
+        """The complete trial with the config's own values, if there is one."""
+        return next((trial for trial in self.ranked if trial.is_config), None)
+
+    @property
+    def gain_over_config(self) -> float | None:
+        """How much better the best trial is than that with the config's own values; None without the latter."""
+        if self.config_trial is None:
+            return None
+        return abs((self.ranked[0].objective or 0.0) - (self.config_trial.objective or 0.0))
 
     @property
     def gain(self) -> Gain | None:

@@ -13,7 +13,7 @@ from optuna.trial import Trial
 
 from pipeline.config import Config, Json
 from pipeline.config_errors import nearest
-from pipeline.config_files import build_config, parse_yaml, read_yaml, set_value
+from pipeline.config_files import build_config, get_value, parse_yaml, read_yaml, set_value
 from pipeline.errors import ConfigError
 
 RANGE_FIELDS = ("low", "high", "step", "log")
@@ -34,6 +34,16 @@ class SearchSpace:
     def suggest(self, trial: Trial) -> Json:
         """Return the values of a trial by key: those that it has, and for the others what the sampler suggests."""
         return {key: _suggest(trial, key, distribution) for key, distribution in self.distributions.items()}
+
+    def values_of(self, config: Config) -> Json:
+        """Return a config's own values, as parameters of a trial, without those that are not in the space."""
+        tree, values = config.model_dump(mode="json"), {}
+        for key, distribution in self.distributions.items():
+            with suppress(KeyError):
+                value = _to_parameter(get_value(tree, key))
+                if _contains(distribution, value):
+                    values[key] = value
+        return values
 
     def apply(self, config: Config, values: Mapping[str, Any]) -> Config:
         """Return the config with some values. Raises ConfigError."""
@@ -99,6 +109,11 @@ def parse_value(value: Any) -> Any:
     return value
 
 
+def _to_parameter(value: Any) -> Any:
+    """Return what `parse_value` turns into a config value. Raises TypeError for what JSON does not have."""
+    return json.dumps(value) if isinstance(value, dict | list) else value
+
+
 def _parse_distribution(value: Any) -> BaseDistribution:
     if isinstance(value, list):
         return _parse_choices(value)
@@ -117,7 +132,7 @@ def _parse_choices(values: Any) -> CategoricalDistribution:
     choices: list[Any] = []
     for value in values:
         try:
-            choice = json.dumps(value) if isinstance(value, dict | list) else value
+            choice = _to_parameter(value)
         except TypeError:
             choice = object()  # a date in a list
         if not isinstance(choice, bool | int | float | str | None):
@@ -159,6 +174,19 @@ def _check_step(low: float, high: float, step: float) -> None:
     num_steps = (high - low) / step
     if abs(num_steps - round(num_steps)) > MAX_STEP_ERROR:
         raise ConfigError(f"from low {low} to high {high} is not a whole number of steps of {step}; change one of them")
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        return False
+    if isinstance(distribution, IntDistribution) and not isinstance(value, int):
+        return False
+    num_steps = 0.0 if step is None else (value - low) / step
+    return abs(num_steps - round(num_steps)) <= MAX_STEP_ERROR
 
 
 def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:

@@ -74,6 +74,8 @@ class SearchStudy:
     seed: int
     num_epochs: int
     """Of a trial with the values of the config; the median pruner spares the first quarter of them."""
+    config_values: Json
+    """The config's own values that are in the space: those of the first trial."""
     _study: optuna.Study = field(init=False)
     _thread_lock: threading.Lock = field(default_factory=threading.Lock)
     _claimed: set[int] = field(default_factory=set)
@@ -108,9 +110,12 @@ class SearchStudy:
                     return self._claim(Trial(self._study, frozen._trial_id), lock)
             if num_trials is not None and self.num_finished + num_running >= num_trials:
                 return None
+            num_trials_so_far = len(self._study.get_trials(deepcopy=False))
+            if not num_trials_so_far and self.config_values:
+                is_config = self.config_values.keys() == self.space.distributions.keys()
+                self._study.enqueue_trial(self.config_values, user_attrs={"is_config": is_config})
             # A sampler for each trial: with one seed for all, a resumed search would repeat its first trials.
-            seed = derive_seed(self.seed, "search", len(self._study.get_trials(deepcopy=False)))
-            self._study.sampler = TPESampler(seed=seed)
+            self._study.sampler = TPESampler(seed=derive_seed(self.seed, "search", num_trials_so_far))
             trial = self._study.ask()
             new_lock = self._lock_trial(trial.number)
             assert new_lock is not None
@@ -202,4 +207,5 @@ def _result(trial: FrozenTrial) -> TrialResult:
         objective=trial.value if state == "complete" else None,
         scores=None if scores is None else TrialScores.model_validate(scores),
         reason=attributes.get("reason", ""),
+        is_config=attributes.get("is_config", False),
     )

@@ -42,7 +42,15 @@ def _open_study(search: Search, settings: dict[str, Any]) -> SearchStudy:
         if not context.run.has_folds:
             context.run.save_folds(context.fold_table)
         num_epochs = sum(job.member.num_epochs for job in search.jobs)
-        return SearchStudy(folder, search.space, options.objective, options.pruner, context.config.seed, num_epochs)
+        return SearchStudy(
+            folder,
+            search.space,
+            options.objective,
+            options.pruner,
+            context.config.seed,
+            num_epochs,
+            search.space.values_of(search.config),
+        )
 
 
 def _run_trials(search: Search, study: SearchStudy) -> None:
