@@ -1,6 +1,6 @@
 # make demo: the whole job on a synthetic dataset    make test: the tests    make lint: the linters
 # make test-cluster: the tests on a Ray cluster of three nodes
-# make test-heavy: whole jobs with the clients of experiment trackers, searches in processes, kernels that are killed
+# make test-heavy: whole jobs that are killed, with the clients of experiment trackers, or in kernels; compilation
 # make faults: fault injection into whole jobs, 20 minutes
 # make fuzz FUZZ_SECONDS=120: coverage-guided fuzzing of all file readers, seconds per target
 # make bench: ratios of timings, see benchmarks/README.md
@@ -30,13 +30,13 @@ demo: $(VENV)/.installed
 	$(BIN)/python run.py demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-cluster: $(VENV)/.installed-cluster
 	$(BIN)/python -m pytest -m cluster
 
 test-heavy: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m heavy
+	$(BIN)/python -m pytest -m heavy --numprocesses auto --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import pickle
 import runpy
@@ -19,6 +20,7 @@ from pipeline.cli import main
 from pipeline.data import source
 from pipeline.demo.dataset import make_synthetic_dataset
 from pipeline.demo.images import draw_image
+from pipeline.progress import log
 from pipeline.task import CIFAR10
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as pipeline.cli does, before torch is loaded
@@ -34,6 +36,14 @@ NUM_TRAIN, NUM_TEST = 200, 60
 def pytest_collection_modifyitems(items):
     """Run the fast tests first."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(autouse=True)
+def _no_logging_of_another_test():
+    """Undo what a command that ran in this process has set; its handler would write to a closed stream."""
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
+    log.propagate = True
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The demo, as a user runs it; in a file of its own, beside which the other whole jobs are tested."""
+"""The demo, as a user runs it."""
 
 import re
 
@@ -14,7 +14,7 @@ def demo_input(tmp_path_factory):
 
 
 def test_demo_is_marked_as_synthetic_and_prints_its_test_accuracy(run_py, tmp_path, demo_input):
-    # Another test file runs at the same time.
+    # Another test runs at the same time.
     done = run_py("demo", "--input", demo_input, "--set=machine.jobs=1", "--set=machine.threads_per_job=1")
     accuracy = re.search(r"^scored test images: accuracy (0\.\d+)", done.stdout, re.MULTILINE)
 
@@ -24,6 +24,7 @@ def test_demo_is_marked_as_synthetic_and_prints_its_test_accuracy(run_py, tmp_pa
     assert (tmp_path / "submissions" / "demo" / "submission.csv").exists()
 
 
+@pytest.mark.heavy
 def test_demo_has_the_same_bytes_for_one_job_at_a_time_and_for_four(run_py, tmp_path, demo_input):
     short = [f"--set=members.{name}.train.epochs=1" for name in ("airbench", "tutorial_cnn")]
     for jobs in (1, 4):

@@ -1,4 +1,4 @@
-"""Whole jobs, each command in a process of its own, as a user runs it."""
+"""Whole jobs, each in a process of its own, as a user runs it; and commands on a finished run."""
 
 import json
 import re
@@ -98,6 +98,7 @@ def test_job_killed_in_the_second_fold_resumes_to_the_same_bytes(whole_run, zip_
     assert_same_results(folder, tmp_path)
 
 
+@pytest.mark.heavy
 def test_killed_job_of_two_processes_resumes_to_the_bytes_of_one_process(whole_run, zip_folder, tmp_path):
     folder, _ = whole_run
     threads = json.loads((folder / "submissions" / "tiny" / "arrangement.json").read_text())["prediction"]
@@ -107,6 +108,7 @@ def test_killed_job_of_two_processes_resumes_to_the_bytes_of_one_process(whole_r
     assert_same_results(folder, tmp_path)
 
 
+@pytest.mark.heavy
 def test_refits_predict_the_test_images_and_a_killed_one_resumes_to_the_same_bytes(run_py, zip_folder, tmp_path):
     folder, killed = tmp_path / "undisturbed", tmp_path / "killed"
     for each in (folder, killed):
@@ -151,15 +153,13 @@ def test_finished_run_can_be_checked_and_validated(whole_run, run_py):
     assert submission.stat().st_mtime_ns == modified
 
 
-def test_reports_are_written_again_by_their_command(whole_run, zip_folder, run_py):
+def test_reports_are_written_again_by_their_command(whole_run, zip_folder, cli, monkeypatch):
     folder, _ = whole_run
     path = folder / "submissions" / "tiny" / "report.html"
     before = path.read_text()
     path.unlink()
-    one, overview = (
-        run_py("report", "--run", "tiny", "--input", zip_folder, cwd=folder),
-        run_py("report", "--all", cwd=folder),
-    )
+    monkeypatch.chdir(folder)
+    one, overview = cli("report", "--run", "tiny", "--input", zip_folder), cli("report", "--all")
 
     assert one.stdout == "submissions/tiny/report.html\n", one.stderr
     assert path.read_text() == before
@@ -167,38 +167,38 @@ def test_reports_are_written_again_by_their_command(whole_run, zip_folder, run_p
     assert 'href="tiny/report.html"' in (folder / "submissions" / "index.html").read_text()
 
 
-def test_report_without_all_folds_or_on_other_images_is_rejected(whole_run, run_py, tmp_path, batches_folder):
+def test_report_without_all_folds_or_on_other_images_is_rejected(whole_run, cli, tmp_path, batches_folder):
     folder, _ = whole_run
     shutil.copytree(folder / "submissions" / "tiny", tmp_path / "submissions" / "tiny")
-    other = run_py("report", "--run", "tiny", "--input", batches_folder.parent)
+    other = cli("report", "--run", "tiny", "--input", batches_folder.parent)
     (tmp_path / "submissions" / "tiny" / "net" / "fold_2" / "out_of_fold.npz").unlink()
-    early = run_py("report", "--run", "tiny", "--input", batches_folder.parent)
+    early = cli("report", "--run", "tiny", "--input", batches_folder.parent)
 
-    assert (other.returncode, early.returncode) == (1, 1)
+    assert (other.status, early.status) == (1, 1)
     assert "the run tiny was started on other input" in other.stderr
     assert "not trained yet: net fold 2" in early.stderr
-    assert "Traceback" not in other.stderr + early.stderr
 
 
-def test_quiet_prints_only_the_results(whole_run, zip_folder, run_py):
+def test_quiet_prints_only_the_results(whole_run, zip_folder, cli, monkeypatch):
     folder, _ = whole_run
+    monkeypatch.chdir(folder)
     before, after = (
-        run_py(*words, "--run", "tiny", "--input", zip_folder, cwd=folder)
+        cli(*words, "--run", "tiny", "--input", zip_folder)
         for words in (("--quiet", "predict"), ("predict", "--quiet"))
     )
 
-    assert before.returncode == after.returncode == 0
+    assert before.status == after.status == 0
     assert before.stderr == after.stderr == ""
     assert before.stdout == after.stdout
     assert "submission, checked: submissions/tiny/submission.csv" in after.stdout
 
 
-def test_changed_config_for_the_same_run_is_rejected(whole_run, zip_folder, run_py):
+def test_changed_config_for_the_same_run_is_rejected(whole_run, zip_folder, cli, monkeypatch):
     folder, _ = whole_run
-    words = ("train", "--run", "tiny", "--input", zip_folder, "--set", "members.net.train.epochs=9")
-    done = run_py(*words, cwd=folder)
+    monkeypatch.chdir(folder)
+    done = cli("train", "--run", "tiny", "--input", zip_folder, "--set", "members.net.train.epochs=9")
 
-    assert done.returncode == 1
+    assert done.status == 1
     assert done.stderr.count("\n") <= 4
     assert "was started with another config" in done.stderr
     assert "members.net.train.epochs: 2 -> 9" in done.stderr

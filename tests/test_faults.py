@@ -15,6 +15,7 @@ def reference(tmp_path_factory):
     return run_reference(tmp_path_factory.mktemp("reference"))
 
 
+@pytest.mark.heavy
 def test_job_killed_repeatedly_gives_the_same_bytes(reference, tmp_path):
     job, seconds = Job.new(tmp_path / "job"), reference[1]
     random.seed(1)

@@ -40,7 +40,11 @@ main(replace(CIFAR10, num_test={NUM_TEST}))
 
 @pytest.fixture(scope="module")
 def setup(zip_folder, tmp_path_factory):
-    """Start a server; yield a working folder, the server, and a function that runs a command with a home and a key."""
+    """Start a server, download from it, and run the whole job.
+
+    Yield a working folder with the run `tiny` and another submission, other.csv; the server; and a function that runs a
+    command with a home and a key.
+    """
     folder = tmp_path_factory.mktemp("kaggle")
     home = folder / "home"
     (home / ".kaggle").mkdir(parents=True)
@@ -74,35 +78,46 @@ def setup(zip_folder, tmp_path_factory):
                 check=False,
             )
 
+        for words in (("download",), ("all", "--config", "tiny.yaml")):
+            done = run(*words)
+            assert done.returncode == 0, done.stderr + done.stdout
+        assert "python run.py submit --run tiny" in done.stdout
+        write_rotated(folder, "other.csv", 2)
         yield folder, server, run
+
+
+def write_rotated(folder, name, number):
+    """Write the run's submission with its first rows at the end: a valid one with a checksum of its own."""
+    rows = (folder / "submissions/tiny/submission.csv").read_text().splitlines()
+    (folder / name).write_text("\n".join([rows[0], *rows[1 + number :], *rows[1 : 1 + number]]) + "\n")
 
 
 def test_download_run_submit_and_ledger(setup):
     folder, server, run = setup
-    done = [run("download"), run("all", "--config", "tiny.yaml"), run("submit", "--run", "tiny", "--wait")]
-    for each in done:
-        assert each.returncode == 0, each.stderr + each.stdout
+    before = len(server.submissions)
+    done = run("submit", "--run", "tiny", "--wait")
     accuracy = json.loads((folder / "submissions/tiny/metrics.json").read_text())["ensemble"]["scores"]["accuracy"]
     submission = (folder / "submissions/tiny/submission.csv").read_bytes()
     table = run("runs", "--csv")
     (row,) = csv.DictReader(io.StringIO(table.stdout))
 
     assert (folder / "input" / CIFAR10.zip_name).read_bytes() == server.zip_bytes
-    assert list(server.uploads.values()) == [submission]
-    assert server.submissions[0]["description"].startswith(f"tiny: tiny, CV {accuracy:.4f} (")
+    assert done.returncode == 0, done.stderr
+    assert len(server.submissions) == before + 1
+    assert list(server.uploads.values())[-1] == submission
+    assert server.submissions[-1]["description"].startswith(f"tiny: tiny, CV {accuracy:.4f} (")
     result = f"submissions/tiny/submission.csv: complete, public 0.8100, private 0.8200, out of fold {accuracy:.4f}"
-    assert f"submission 1000 of {result}" in done[2].stdout
+    assert f"submission {1000 + before} of {result}" in done.stdout
     assert (row["run"], row["config"], row["members"], row["folds"]) == ("tiny", "tiny", "net", "2")
     assert float(row["cv"]) == pytest.approx(accuracy)
     assert (row["public"], row["private"], row["status"]) == ("0.81", "0.82", "complete")
     assert json.loads(run("runs", "--json", "--sort", "cv", "--filter", "tin").stdout)[0]["run"] == "tiny"
-    assert "python run.py submit --run tiny" in done[1].stdout
 
     again = run("submit", "--run", "tiny")
     assert again.returncode == 1
     assert "was uploaded on" in again.stderr
     assert "--again uploads it once more" in again.stderr
-    assert len(server.submissions) == 1
+    assert len(server.submissions) == before + 1
 
 
 def test_invalid_file_is_not_uploaded(setup):
@@ -118,23 +133,21 @@ def test_invalid_file_is_not_uploaded(setup):
 
 def test_late_score_is_fetched_by_runs_refresh(setup):
     folder, server, run = setup
-    rows = (folder / "submissions/tiny/submission.csv").read_text().splitlines()
-    (folder / "other.csv").write_text("\n".join([rows[0], *reversed(rows[1:])]) + "\n")
+    write_rotated(folder, "late.csv", 3)
     server.polls_until_scored = 10**6
-    late = run("submit", "other.csv", "--seconds", "1")
+    late = run("submit", "late.csv", "--seconds", "1")
     server.polls_until_scored = 0
     refreshed = run("runs", "--refresh")
 
     assert late.returncode == 1
     assert "python run.py runs --refresh fetches the score later" in late.stderr
-    assert "other.csv: complete, public 0.8100" in refreshed.stderr
+    assert "late.csv: complete, public 0.8100" in refreshed.stderr
     assert json.loads((folder / "submissions/ledger.json").read_text())[-1]["status"] == "complete"
 
 
 def test_two_commands_at_once_upload_a_file_once(setup):
     folder, server, run = setup
-    rows = (folder / "submissions/tiny/submission.csv").read_text().splitlines()
-    (folder / "twice.csv").write_text("\n".join([rows[0], *rows[2:], rows[1]]) + "\n")
+    write_rotated(folder, "twice.csv", 4)
     before = len(server.submissions)
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda _: run("submit", "twice.csv", "--no-wait"), range(2)))
@@ -203,9 +216,8 @@ def test_unusable_token_is_an_error_of_one_line_that_does_not_show_it(setup, tok
 def test_file_that_changes_while_it_is_uploaded_is_uploaded_as_it_was_checked(setup, monkeypatch):
     folder, server, run = setup
     path, respond = folder / "changing.csv", server.respond
-    header, first, *others = (folder / "other.csv").read_bytes().splitlines(keepends=True)
-    checked = b"".join([header, *others, first])
-    path.write_bytes(checked)
+    write_rotated(folder, path.name, 5)
+    checked = path.read_bytes()
 
     def change(name, body):
         path.write_text("id,label\n1,cat\n")
@@ -222,12 +234,13 @@ def test_file_that_changes_while_it_is_uploaded_is_uploaded_as_it_was_checked(se
 def test_pipe_is_rejected_before_anything_is_recorded(setup):
     folder, _, run = setup
     os.mkfifo(folder / "pipe")
-    ledger = (folder / "submissions/ledger.json").read_bytes()
+    ledger = folder / "submissions/ledger.json"
+    before = ledger.read_bytes() if ledger.exists() else None
     done = run("submit", "pipe")
 
     assert done.returncode == 1
     assert done.stderr.startswith("error: pipe is no regular file, expected a submission that can be read again")
-    assert (folder / "submissions/ledger.json").read_bytes() == ledger
+    assert (ledger.read_bytes() if ledger.exists() else None) == before
 
 
 def test_wrong_key_is_an_error_without_a_traceback(setup):

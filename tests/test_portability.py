@@ -55,6 +55,7 @@ runpy.run_path({run!r}, run_name="__main__")
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_demo_needs_neither_modules_of_posix_nor_float64(tmp_path):
     code = HIDDEN + NO_FLOAT64 + RUN.format(run=str(ROOT / "run.py"))
     epochs = [f"members.{member}.train.epochs=1" for member in ("airbench", "tutorial_cnn")]

@@ -148,7 +148,7 @@ def test_fused_norms_change_only_the_rounding(name, params):
     assert np.allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_model_predicts_the_same_and_is_compiled_once():
     torch._dynamo.reset()

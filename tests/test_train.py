@@ -239,7 +239,7 @@ def test_model_has_the_classes_and_image_size_of_another_task():
     assert state.weights()["head.weight"].shape == (5, 84)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_model_is_compiled_once_for_all_folds_and_trains_to_the_same_weights():
     member = {**MUON, "train": {**MUON["train"], "epochs": 1}}
