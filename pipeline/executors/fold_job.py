@@ -162,9 +162,9 @@ class FoldJob:
         )
 
     def _validation(self, machine: Machine, store: ImageStore, table: FoldTable) -> Validation | None:
-        """Return what evaluates the epochs of a fold; None for a refit, which has no validation images."""
+        """Return what evaluates the epochs of a fold; None without, as in a refit, which has no validation images."""
         rows = np.flatnonzero(table.is_validation(self.fold))
-        if not len(rows):
+        if not len(rows) or not self.member.train.validate_every:
             return None
         rows = rows[sample_rows(len(rows), self.seed)]
         return Validation(self.member, self.task, store.images[rows], table.labels[rows], machine)

@@ -16,7 +16,7 @@ from pipeline.executors.executor import NO_OBSERVER, TrainingObserver
 from pipeline.executors.fold_job import FROZEN_FEATURES, FoldJob, PredictRequest, predict_slice
 from pipeline.executors.local import LocalExecutor
 from pipeline.executors.remote_progress import ForwardedDisplay, ReceivedBars, throttled
-from pipeline.executors.slices import Slices
+from pipeline.executors.slices import SlicedRequests
 from pipeline.executors.worker_start import worker_context
 from pipeline.executors.workers import Send, Workers, WorkerTask
 from pipeline.learning.device import Machine, release_freed_memory, set_up_machine
@@ -88,36 +88,28 @@ class PoolExecutor:
         self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: Display
     ) -> Generator[Predictions, None, None]:
         """Predict slices side by side; complete requests are only loaded."""
-        slices, places, tasks, flops = [], [], [], 0.0
-        for request_index, (job, request) in enumerate(requests):
-            saved, missing = job.load_slices(store, request)
-            slices.append(Slices(saved, len(missing)))
-            for slice_index, rows in missing.items():
-                places.append((request_index, slice_index, len(rows)))
-                arguments = job, store, replace(request, rows=rows), slice_index, self._prediction_threads
-                tasks.append(WorkerTask(_predict, str(job), arguments, self._prediction_threads))
-                flops += job.prediction_flops(len(rows), request)
-        total, done, next_request = sum(num for *_, num in places), [0] * len(tasks), 0
+        slices, num_threads = SlicedRequests(requests, store), self._prediction_threads
+        tasks = [
+            WorkerTask(_predict, str(each.job), (each.job, store, each.request, each.index, num_threads), num_threads)
+            for each in slices.missing
+        ]
+        done = [0] * len(tasks)
         title = f"test images, {len(self._slots.devices)} slices side by side"
-        with display.bar(title, flops=flops) if tasks else nullcontext(no_progress) as bar:
+        with display.bar(title, flops=slices.flops) if tasks else nullcontext(no_progress) as bar:
 
             def on_message(index: int, _kind: str, num_images: int) -> None:
                 done[index] = num_images
-                bar(sum(done), total)
+                bar(sum(done), slices.num_images)
 
             for index, predictions in self._workers.run(tasks, on_message):
-                request_index, slice_index, num_images = places[index]
-                on_message(index, "predicted", num_images)
-                slices[request_index].add(slice_index, predictions)
-                if slices[request_index].is_complete:
-                    job, request = requests[request_index]
+                missing = slices.missing[index]
+                on_message(index, "predicted", missing.num_images)
+                if slices.add(missing, predictions):
+                    job, request = requests[missing.request_index]
                     num_rows, num_views = len(request.rows), len(request.views)
                     log.info("%s: predicted %s test images, %d views", job, f"{num_rows:,}", num_views)
-                while next_request < len(slices) and slices[next_request].is_complete:
-                    yield slices[next_request].join()
-                    next_request += 1
-        for complete in slices[next_request:]:
-            yield complete.join()
+                yield from slices.joined()
+        yield from slices.joined()
 
 
 class _WorkerState:

@@ -7,9 +7,8 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from pipeline.executors.executor import NO_OBSERVER, TrainingObserver
 from pipeline.executors.fold_job import FoldJob, PredictRequest
 from pipeline.executors.ray_retry import RetryingTasks, first_line
 from pipeline.executors.remote_progress import remote_progress
-from pipeline.executors.slices import Slices
+from pipeline.executors.slices import MissingSlice, SlicedRequests
 from pipeline.predictions import Predictions
 from pipeline.progress import Display, log
 from pipeline.runs.fold_folder import OUT_OF_FOLD, WEIGHTS
@@ -126,63 +125,41 @@ class RayExecutor:
         self, requests: Sequence[tuple[FoldJob, PredictRequest]], store: ImageStore, display: Display
     ) -> Generator[Predictions, None, None]:
         """Predict all slices, as many at a time as resources allow."""
-        slices, tasks = [], {}
-        for request_index, (job, request) in enumerate(requests):
-            saved, missing = job.load_slices(store, request)
-            slices.append(Slices(saved, len(missing)))
-            for index, rows in missing.items():
-                tasks[f"{job} {request.stage} slice {index}"] = (request_index, index, replace(request, rows=rows))
-        next_request = 0
-        with closing(self._run_predictions(requests, tasks, store, display)) as arrivals:
-            for request_index, index, predictions in arrivals:
-                slices[request_index].add(index, predictions)
-                while next_request < len(slices) and slices[next_request].is_complete:
-                    yield slices[next_request].join()
-                    next_request += 1
-        for complete in slices[next_request:]:
-            yield complete.join()
+        slices = SlicedRequests(requests, store)
+        with closing(self._run_predictions(slices, store, display)) as arrivals:
+            for missing, predictions in arrivals:
+                slices.add(missing, predictions)
+                yield from slices.joined()
+        yield from slices.joined()
 
     def _run_predictions(
-        self,
-        requests: Sequence[tuple[FoldJob, PredictRequest]],
-        tasks: Mapping[str, tuple[int, int, PredictRequest]],
-        store: ImageStore,
-        display: Display,
-    ) -> Generator[tuple[int, int, Predictions], None, None]:
-        """Run tasks (index of the request, index of the slice, its rows); yield their predictions as they arrive."""
+        self, slices: SlicedRequests, store: ImageStore, display: Display
+    ) -> Generator[tuple[MissingSlice, Predictions], None, None]:
+        """Predict the missing slices; yield their predictions as they arrive."""
         images = self._put_images(store)
         remote = ray.remote(ray_worker.predict).options(max_retries=0, **self._resources)
-        request_indices = {request_index for request_index, *_ in tasks.values()}
-        weights = {
-            request_index: ray.put(requests[request_index][0].folder.export_files((WEIGHTS,)))
-            for request_index in request_indices
-        }
+        jobs = {each.request_index: each.job for each in slices.missing}
+        weights = {index: ray.put(job.folder.export_files((WEIGHTS,))) for index, job in jobs.items()}
 
-        def start(name: str) -> Any:
-            request_index, index, request = tasks[name]
-            job = requests[request_index][0]
+        def start(each: MissingSlice) -> Any:
+            files = weights[each.request_index]
             return remote.remote(
-                job, weights[request_index], images, store.ids, request, index, self._config, self._results_dir
+                each.job, files, images, store.ids, each.request, each.index, self._config, self._results_dir
             )
 
-        done, total = 0, sum(len(request.rows) for *_, request in tasks.values())
-        flops = sum(
-            requests[request_index][0].prediction_flops(len(r.rows), r) for request_index, _, r in tasks.values()
-        )
+        done, total = 0, slices.num_images
         with (
-            display.bar(f"test images on {len(self._node_names)} nodes", flops=flops) as bar,
-            closing(RetryingTasks(start, list(tasks), self._stopped).results()) as arrivals,
+            display.bar(f"test images on {len(self._node_names)} nodes", flops=slices.flops) as bar,
+            closing(RetryingTasks(start, slices.missing, self._stopped).results()) as arrivals,
         ):
-            for name, (node, files) in arrivals:
-                request_index, index, request = tasks[name]
-                job = requests[request_index][0]
+            for each, (node, files) in arrivals:
                 received = files.read()
-                job.folder.import_files(received)
+                each.job.folder.import_files(received)
                 (data,) = received.values()
-                done += len(request.rows)
+                done += each.num_images
                 bar(done, total)
-                log.info("%s on %s: predicted %s of %s test images", job, node, f"{done:,}", f"{total:,}")
-                yield request_index, index, parse_predictions(io.BytesIO(data))
+                log.info("%s on %s: predicted %s of %s test images", each.job, node, f"{done:,}", f"{total:,}")
+                yield each, parse_predictions(io.BytesIO(data))
 
     def _connect(self) -> None:
         settings: dict[str, Any] = {
