@@ -20,6 +20,7 @@ from pipeline.progress import log, progress_display
 from pipeline.results import Scores
 from pipeline.run_context import RunContext, open_context, prepare_run
 from pipeline.runs.run_folder import RunFolder
+from pipeline.runs.search_folder import searches_with_report
 from pipeline.submission.check import Expected, check
 from pipeline.submission.csv_file import write_submission
 from pipeline.task import Task
@@ -190,7 +191,9 @@ def report_all_runs() -> Path:
 
     rows = Ledger(SUBMISSIONS).rows()
     runs = [RunFolder(SUBMISSIONS, row.run) for row in rows]
-    page = all_runs_page(rows, {run.name: f"{run.name}/{run.report.name}" for run in runs if run.report.exists()})
+    reports = {run.name: f"{run.name}/{run.report.name}" for run in runs if run.report.exists()}
+    searches = {f"{search.name}/{search.report.name}": search.load_settings() for search in searches_with_report()}
+    page = all_runs_page(rows, reports, searches)
     path = SUBMISSIONS / "index.html"
     write_text(path, render(page))
     return path

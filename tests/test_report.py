@@ -504,7 +504,7 @@ def test_page_over_all_runs_links_and_plots_them():
         run_row("two", 0.8),
         run_row("started", None, minutes=None),
     ]
-    page = all_runs_page(rows, {"two": "two/report.html"})
+    page = all_runs_page(rows, {"two": "two/report.html"}, {})
     html = render(page)
 
     assert '<a href="two/report.html">two</a>' in html
@@ -515,7 +515,8 @@ def test_page_over_all_runs_links_and_plots_them():
 
 @pytest.mark.parametrize("rows", [[], [run_row("started", None, minutes=None)]], ids=["no run", "none trained"])
 def test_page_over_runs_without_scores_has_no_plots(rows):
-    html = render(all_runs_page(rows, {}))
+    html = render(all_runs_page(rows, {}, {}))
 
+    assert "Hyperparameter searches" not in html
     assert "No run with a cross-validation has a Kaggle score yet." in html
     assert "No run is trained on all of its folds yet." in html

@@ -20,6 +20,7 @@ from pipeline.tuning.context import SearchOptions, open_search
 from pipeline.tuning.space import parse_space
 from pipeline.tuning.study import SearchStudy
 from pipeline.tuning.tune import tune
+from pipeline.workflow import report_all_runs
 
 CONFIG = """
 members:
@@ -81,6 +82,9 @@ def test_search_ends_with_the_best_config_and_a_report(start):
     report = (SUBMISSIONS / "mine" / "report.html").read_text()
     assert "hyperparameter search: net, fold 0" in report
     assert "folds.train=[1, 2]" in report
+    overview = report_all_runs().read_text()
+    assert '<a href="mine/report.html">mine</a>' in overview
+    assert "0 runs" in overview
 
 
 @pytest.mark.heavy

@@ -3,16 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from pipeline.config import Json
 from pipeline.ledger import RunRow
 from pipeline.report import figures
 from pipeline.report.blocks import Block, Cell, Figure, Link, Number, Page, Section, Table, Text
 from pipeline.report.figures import RunPoint
+from pipeline.tuning.results import short_names
 
 
-def all_runs_page(rows: Sequence[RunRow], reports: Mapping[str, str]) -> Page:
+def all_runs_page(rows: Sequence[RunRow], reports: Mapping[str, str], searches: Mapping[str, Json]) -> Page:
     """Return the page over all runs; those without a cross-validation are only in the table.
 
-    `reports` has the addresses of the runs' own reports, where they exist.
+    `reports` has the addresses of the runs' own reports, where they exist; `searches` the settings of hyperparameter
+    searches by the address of their report.
     """
     evaluated = [
         RunPoint(row.run, row.cv, (row.cv_low, row.cv_high), row.public, row.private, row.minutes)
@@ -42,8 +45,24 @@ def all_runs_page(rows: Sequence[RunRow], reports: Mapping[str, str]) -> Page:
             Section("runs", "Runs", [table]),
             Section("scores", "Cross-validation and Kaggle", [on_kaggle]),
             Section("minutes", "Accuracy and time", [by_time]),
+            *_search_sections(searches),
         ],
     )
+
+
+def _search_sections(searches: Mapping[str, Json]) -> list[Section]:
+    rows: list[list[Cell]] = [
+        [
+            Link(address.partition("/")[0], address),
+            settings["member"],
+            ", ".join(map(str, settings["folds"])),
+            settings["objective"].replace("_", " "),
+            ", ".join(short_names(list(settings["space"]))),
+        ]
+        for address, settings in searches.items()
+    ]
+    table = Table(["search", "member", "folds", "objective", "parameters"], rows)
+    return [Section("searches", "Hyperparameter searches", [table])] if rows else []
 
 
 def _cells(row: RunRow, reports: Mapping[str, str]) -> list[Cell]:

@@ -55,6 +55,14 @@ class SearchFolder:
                 raise RunError(f"{where} can't be written: {explain_cause(error)}") from None
             yield
 
+    def load_settings(self) -> Json:
+        """Read what the search was started with. Raises RunError."""
+        try:
+            settings: Json = json.loads(self._settings.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self._settings} can't be read ({error}); choose another --run") from None
+        return settings
+
     def create_or_verify(self, settings: Json) -> None:
         """Save the settings of a new search, or compare them with those that it was started with.
 
@@ -65,14 +73,17 @@ class SearchFolder:
         if not self._settings.exists():
             write_json(self._settings, settings)
             return
-        try:
-            old = json.loads(self._settings.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self._settings} can't be read ({error}); choose another --run") from None
         # As the file has it: tuples are lists.
-        changes = differences(old, json.loads(json.dumps(settings)))
+        changes = differences(self.load_settings(), json.loads(json.dumps(settings)))
         if changes:
             raise ConfigError(
                 f"the search {self.name} was started with other settings; choose another --run, or revert these "
                 "changes:\n  " + "\n  ".join(changes)
             )
+
+
+def searches_with_report() -> list[SearchFolder]:
+    """Return all searches that have a report, by name."""
+    folders = sorted(path.parent for path in SUBMISSIONS.glob(f"*/{SEARCH}"))
+    searches = [SearchFolder(folder.name) for folder in folders]
+    return [search for search in searches if search.report.exists()]
