@@ -54,6 +54,7 @@ fuzz: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-cluster
 	PYTHONPATH=. $(BIN)/python benchmarks/start_up.py
 	PYTHONPATH=. $(BIN)/python benchmarks/training.py
+	PYTHONPATH=. $(BIN)/python benchmarks/validation.py
 	PYTHONPATH=. $(BIN)/python benchmarks/finetuning.py
 	PYTHONPATH=. $(BIN)/python benchmarks/jobs.py
 	PYTHONPATH=. $(BIN)/python benchmarks/prediction.py
