@@ -4,6 +4,8 @@
 # The image has torch with CUDA (docker run --gpus all). For the CPU alone and several GB smaller: docker build
 # --build-arg TORCH_INDEX=URL, with the index of CPU wheels that pytorch.org/get-started shows.
 FROM python:3.11-slim
+# torch.compile, which a GPU uses, needs a C compiler.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 ARG TORCH_INDEX
 WORKDIR /work
 COPY requirements.txt /work/

@@ -3,7 +3,7 @@
 # make test-heavy: whole jobs that are killed, with the clients of experiment trackers, or in kernels; compilation
 # make faults: fault injection into whole jobs, 20 minutes
 # make fuzz FUZZ_SECONDS=120: coverage-guided fuzzing of all file readers, seconds per target
-# make bench: ratios of timings, see benchmarks/README.md
+# make bench: ratios of timings, see benchmarks/README.md    make bench-models: which timm models train, 10 minutes
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

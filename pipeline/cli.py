@@ -34,7 +34,7 @@ from pipeline.errors import UserError
 from pipeline.ledger import SUBMISSIONS, Ledger
 from pipeline.process import run_command
 from pipeline.progress import set_up_logging
-from pipeline.results import FileFormat
+from pipeline.results import FileFormat, Scores
 from pipeline.task import CIFAR10, Task
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def tune(
         ),
     ],
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Complete and pruned trials of the search in all; default: 20.")
+        int | None, typer.Option(min=1, help="Complete and pruned trials in all; default: 20, with --minutes no limit.")
     ] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Start no more trials after this time.")] = None,
     fold: Annotated[
@@ -258,19 +258,19 @@ def export(
 def classify(
     context: typer.Context,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures with all subfolders.")
+        list[Path], typer.Argument(metavar="PATH", help="Image files, and folders of them with all subfolders.")
     ],
     run: RunOption = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the class of pictures of any size, as the run's full ensemble with all TTA views predicts it.
+    """Print the class of images of any size and format, as the run's full ensemble with all TTA views predicts it.
 
-    Of each picture the square in the middle is resized to the size of the run's images. It is turned as its EXIF data
-    says, transparency is shown on white, and of an animation the first frame is taken. For what can't be read there is
-    one line on stderr, the other pictures are classified, and the exit status is 1.
+    The square in the middle of each image is resized to the size of the run's images. EXIF orientation is applied,
+    transparency becomes white, and of an animation the first frame is taken. Each file that can't be read is one line
+    on stderr; the others are classified, and the exit status is 1.
     """
-    from pipeline.classify import classify as classify_pictures
+    from pipeline.classify import classify as classify_images
     from pipeline.runs.run_folder import open_run
     from pipeline.trained_ensemble import open_ensemble
 
@@ -281,7 +281,7 @@ def classify(
         failures += 1
         print(text, file=sys.stderr)
 
-    rows = classify_pictures(open_ensemble(open_run(run), context.obj), paths, on_failure)
+    rows = classify_images(open_ensemble(open_run(run), context.obj), paths, on_failure)
     print_classifications(rows, as_csv=as_csv, as_json=as_json)
     if failures:
         raise typer.Exit(1)
@@ -338,12 +338,12 @@ def remote(
     config: ConfigOption = None,
     run: RunOption = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a value of the config.")] = None,
-    accelerator: Annotated[str, typer.Option(help="Kaggle's name of it, or none.")] = "NvidiaTeslaT4",
+    accelerator: Annotated[str, typer.Option(help="Kaggle's name of a GPU; none: a CPU.")] = "NvidiaTeslaT4",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the kernel, and fetch the run.")] = True,
     fetch: Annotated[bool, typer.Option("--fetch", help="Only fetch the run of a kernel that is complete.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Push a kernel that failed or was cancelled again.")] = False,
     minutes: Annotated[
-        float, typer.Option(min=0.01, max=720, help="A session stops itself after them; the next one resumes.")
+        float, typer.Option(min=0.01, max=720, help="Minutes after which a session stops itself; the next one resumes.")
     ] = 690,
     offline: Annotated[bool, typer.Option("--offline", help="The kernel gets no internet.")] = False,
     dataset: Annotated[list[str] | None, typer.Option(help="OWNER/NAME of a dataset to mount; repeatable.")] = None,
@@ -352,7 +352,7 @@ def remote(
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """The whole job in a kernel of Kaggle, on its GPUs; fetches the run into submissions/. Resumes if interrupted.
+    """The whole job in a Kaggle kernel, on Kaggle's GPUs; fetches the run into submissions/. Resumes if interrupted.
 
     Tested against a local server only: nobody has tried it on Kaggle itself yet.
     """
@@ -428,30 +428,29 @@ def _run_all(job: "RunContext") -> None:
 
 def _print_fetched(run: "RunFolder", task: Task) -> None:
     """Print the scores of a run that was fetched, and what to do next."""
-    from pipeline.submission.check import upload_instructions
-    from pipeline.submit import ensemble_scores, message_of
+    from pipeline.submit import ensemble_scores
 
+    run.existing_submission()
     print(format_metrics(run.metrics()))
-    print(f"run: {run.path}")
-    num_rows = len(run.test_predictions().ids)
-    print(
-        upload_instructions(run.name, run.existing_submission(), message_of(run, ensemble_scores(run)), num_rows, task)
-    )
+    _print_submission(run, ensemble_scores(run), len(run.test_predictions().ids), task)
     print(f"report: {run.report}")
 
 
 def _print_result(job: "RunContext", result: "JobResult") -> None:
     """Print the run's scores and what to do next."""
+    metrics = result.evaluation.metrics
+    print(format_metrics(metrics))
+    if result.test_scores is not None:
+        print(f"scored test images: {format_scores(result.test_scores)}")
+    scores = metrics.ensemble.scores if metrics.ensemble else None
+    _print_submission(job.run, scores, len(result.test.predictions.ids), job.task)
+
+
+def _print_submission(run: "RunFolder", scores: Scores | None, num_rows: int, task: Task) -> None:
+    """Print where a run and its submission are, and how to upload it."""
     from pipeline.submission.check import upload_instructions
     from pipeline.submit import message_of
 
-    run = job.run
-    print(format_metrics(result.evaluation.metrics))
-    if result.test_scores is not None:
-        print(f"scored test images: {format_scores(result.test_scores)}")
     print(f"run: {run.path}")
     print(f"submission, checked: {run.submission}")
-    num_rows = len(result.test.predictions.ids)
-    ensemble = result.evaluation.metrics.ensemble
-    message = message_of(run, ensemble.scores if ensemble else None)
-    print(upload_instructions(run.name, run.submission, message, num_rows, job.task))
+    print(upload_instructions(run.name, run.submission, message_of(run, scores), num_rows, task))

@@ -42,7 +42,9 @@ InputOption = Annotated[
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", help="YAML file; default: the run's own config, else quick.yaml.", callback=expand_home_option
+        "--config",
+        help="YAML file; default: the run's own config, else quick.yaml (demo: demo.yaml).",
+        callback=expand_home_option,
     ),
 ]
 RunOption = Annotated[

@@ -167,12 +167,12 @@ def _print_rows(
 
 
 def classifications_table(rows: Iterable[Classification]) -> Table:
-    """Return classified pictures as a table for a terminal."""
+    """Return classified images as a table for a terminal."""
     table = Table()
     for title in ("file", "label", "probability", "second label", "probability"):
         table.add_column(title, overflow="fold")
     for row in rows:
-        # A path in brackets is no markup.
+        # A path in brackets is not markup.
         file = Text(row.file)
         table.add_row(file, row.label, f"{row.probability:.4f}", row.second_label, f"{row.second_probability:.4f}")
     return table
@@ -231,9 +231,9 @@ def _member_lines(name: str, member: MemberMetrics) -> list[str]:
     if member.folds:
         lines.append(
             f"{name}: {_count_trained(member)}, {compute.training_seconds / 60:.1f} min, "
-            f"{compute.training_flops / 1e15:.3f} PFLOPs, "
+            f"{compute.training_flops / 1e15:.3f} PFLOP, "
             f"{compute.training_flops / compute.training_seconds / 1e9:.0f} GFLOP/s; "
-            f"prediction {compute.prediction_flops_per_image / 1e9:.3f} GFLOPs per image and model"
+            f"prediction {compute.prediction_flops_per_image / 1e9:.3f} GFLOP per image and model"
         )
     if member.out_of_fold is not None:
         lines.append(f"{name} out of fold: {format_scores(member.out_of_fold)}")

@@ -143,7 +143,7 @@ class StopConfig(BaseConfig):
     """Ends a training that learns nothing, as with a typo in a learning rate."""
 
     accuracy: float = Field(gt=0, lt=1)
-    """Lowest validation accuracy with which the training goes on."""
+    """Lowest validation accuracy with which the training continues."""
     after: float = Field(0.2, gt=0, le=1)
     """Fraction of the epochs from which on it is required."""
 

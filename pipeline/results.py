@@ -173,7 +173,7 @@ class CascadeStats(Result):
 
 
 class Classification(Result):
-    """The most probable label of a picture, and the second one."""
+    """The most probable label of an image, and the second one."""
 
     file: str
     label: str

@@ -68,7 +68,9 @@ def _copy(file: Path) -> Iterator[Path]:
     Raises InputError for what can be read only once, such as a pipe.
     """
     if file.exists() and not file.is_file() and not file.is_dir():
-        raise InputError(f"{file} is no regular file, expected a submission that can be read again; save it to a file")
+        raise InputError(
+            f"{file} is not a regular file, expected a submission that can be read twice; save it to a file"
+        )
     with TemporaryDirectory() as folder:
         copy = Path(folder) / file.name
         copy.write_bytes(read_submission(file))

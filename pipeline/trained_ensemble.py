@@ -53,7 +53,7 @@ class EnsemblePredictor:
 
 
 def open_ensemble(run: RunFolder, task: Task) -> TrainedEnsemble:
-    """Open the models that predict the test images, those without a weight aside.
+    """Open the models that predict the test images, except those without a weight.
 
     Raises RunError if there is no such run, or one of its models is not trained.
     """

@@ -72,7 +72,7 @@ def test_no_more_jobs_run_side_by_side_than_memory_allows(on_machine, free, expe
     assert len(slots_of(AUTO).devices) == expected
 
 
-def test_unknown_free_memory_is_no_limit(on_machine):
+def test_unknown_free_memory_does_not_limit(on_machine):
     on_machine(8, None)
 
     assert len(slots_of(AUTO).devices) == 8

@@ -1,4 +1,4 @@
-"""`classify`: pictures of any size and format, and files that are none."""
+"""`classify`: image files of any size and format, and files that are not."""
 
 import csv
 import io
@@ -14,8 +14,8 @@ from PIL import Image
 from pipeline import classify as classify_module
 from pipeline.classify import classify
 from pipeline.console import classifications_table
-from pipeline.data import pictures
-from pipeline.data.pictures import FORMATS, find_pictures, read_picture
+from pipeline.data import image_files
+from pipeline.data.image_files import FORMATS, find_image_files, read_image_file
 from pipeline.errors import InputError
 from pipeline.learning.device import Machine
 from pipeline.results import Classification
@@ -35,7 +35,7 @@ def in_run(cli, trained_folder, monkeypatch):
 
 
 def halves(size=(64, 64)):
-    """Return a picture whose upper half is red, and its lower one green."""
+    """Return an image whose upper half is red, and its lower one green."""
     image = Image.new("RGB", size, GREEN)
     image.paste(RED, (0, 0, size[0], size[1] // 2))
     return image
@@ -66,7 +66,7 @@ def test_labels_are_those_of_the_full_ensemble(cli, in_run, tmp_path):
 def test_bad_files_are_one_line_each_and_the_rest_is_classified(cli, in_run, tmp_path):
     whole = tmp_path / "whole.png"
     halves().save(whole)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:60])
     (tmp_path / "empty.jpg").touch()
     halves().convert("CMYK").save(tmp_path / "print.jpg")
@@ -82,7 +82,7 @@ def test_bad_files_are_one_line_each_and_the_rest_is_classified(cli, in_run, tmp
         "nothing.png",
     ]
     assert lines[0].endswith(": is corrupted: image file is truncated")
-    assert "is not a picture (AVIF, BMP, " in lines[2]
+    assert "is not an image (AVIF, BMP, " in lines[2]
     assert "does not exist" in lines[3]
 
 
@@ -92,18 +92,18 @@ def test_untrained_run_is_one_line(cli, trained_folder, tmp_path):
     assert (done.status, done.stderr) == (1, "error: there is no run two in submissions\n")
 
 
-def test_pictures_of_a_batch_alone_are_in_memory(in_run, tmp_path, monkeypatch):
+def test_only_one_batch_of_images_is_in_memory(in_run, tmp_path, monkeypatch):
     monkeypatch.setattr(classify_module, "BATCH_SIZE", 4)
     path = tmp_path / "large.png"
     halves((1000, 1000)).save(path)
     alive, peak = [0], []
-    read = classify_module.read_picture
+    read = classify_module.read_image_file
 
     def count(*arguments):
         alive[0] += 1
         return read(*arguments)
 
-    monkeypatch.setattr(classify_module, "read_picture", count)
+    monkeypatch.setattr(classify_module, "read_image_file", count)
     for done, _ in enumerate(classify(open_ensemble(open_run("two"), CIFAR10), [path] * 10, pytest.fail)):
         peak.append(alive[0] - done)
 
@@ -121,10 +121,10 @@ def test_terminal_gets_a_table(capsys):
     assert "│ [bold]a.png │ cat   │ 0.7500      │ dog          │ 0.1250      │" in capsys.readouterr().out
 
 
-def test_picture_of_the_right_size_keeps_its_pixels(tmp_path):
+def test_image_of_the_right_size_keeps_its_pixels(tmp_path):
     Image.fromarray(SMALL).save(tmp_path / "a.png")
 
-    assert np.array_equal(read_picture(tmp_path / "a.png", 32), SMALL)
+    assert np.array_equal(read_image_file(tmp_path / "a.png", 32), SMALL)
 
 
 def test_square_in_the_middle_is_resized(tmp_path):
@@ -132,7 +132,7 @@ def test_square_in_the_middle_is_resized(tmp_path):
     image.paste(RED, (90, 0, 210, 100))
     image.save(tmp_path / "wide.png")
 
-    pixels = read_picture(tmp_path / "wide.png", 32)
+    pixels = read_image_file(tmp_path / "wide.png", 32)
     assert pixels.shape == (32, 32, 3)
     assert (pixels == RED).all()
 
@@ -141,7 +141,7 @@ def test_square_in_the_middle_is_resized(tmp_path):
 def test_every_format_is_read(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
     halves().save(path)
-    pixels = read_picture(path, 32).astype(int)
+    pixels = read_image_file(path, 32).astype(int)
 
     assert np.abs(pixels[4] - RED).max() < 12
     assert np.abs(pixels[27] - GREEN).max() < 12
@@ -155,7 +155,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     image.save(path)
     with Image.open(path) as saved:
         assert saved.mode == mode
-    pixels = read_picture(path, 32)
+    pixels = read_image_file(path, 32)
 
     assert pixels.shape == (32, 32, 3)
     assert np.abs(pixels.astype(int) - int(grey[0, 0])).max() <= 1
@@ -163,7 +163,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
 
 def test_cmyk_of_a_jpeg_has_its_colours(tmp_path):
     halves().convert("CMYK").save(tmp_path / "a.jpg")
-    pixels = read_picture(tmp_path / "a.jpg", 32).astype(int)
+    pixels = read_image_file(tmp_path / "a.jpg", 32).astype(int)
 
     assert np.abs(pixels[4] - RED).max() < 12
     assert np.abs(pixels[27] - GREEN).max() < 12
@@ -175,7 +175,7 @@ def test_transparent_colour_of_a_palette_is_white(tmp_path, transparency):
     image.putpalette([*RED, *GREEN])
     image.paste(0, (0, 0, 64, 32))
     image.save(tmp_path / "a.png", transparency=transparency)
-    pixels = read_picture(tmp_path / "a.png", 32)
+    pixels = read_image_file(tmp_path / "a.png", 32)
 
     assert (pixels[4] == RED).all()
     assert (pixels[27] == WHITE).all()
@@ -184,14 +184,14 @@ def test_transparent_colour_of_a_palette_is_white(tmp_path, transparency):
 def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
     Image.new("RGBA", (40, 40), (0, 0, 0, 51)).save(tmp_path / "a.png")
 
-    assert (read_picture(tmp_path / "a.png", 32) == 204).all()
+    assert (read_image_file(tmp_path / "a.png", 32) == 204).all()
 
 
-def test_picture_is_turned_as_its_exif_data_says(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     halves().save(tmp_path / "a.jpg", exif=exif, quality=95)
-    pixels = read_picture(tmp_path / "a.jpg", 32).astype(int)
+    pixels = read_image_file(tmp_path / "a.jpg", 32).astype(int)
 
     assert np.abs(pixels[4] - GREEN).max() < 12
     assert np.abs(pixels[27] - RED).max() < 12
@@ -203,11 +203,11 @@ def test_first_frame_of_an_animation_is_read(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
     Image.new("RGB", (64, 64), RED).save(path, save_all=True, append_images=others, duration=100)
 
-    assert np.abs(read_picture(path, 32).astype(int) - RED).max() < 12
+    assert np.abs(read_image_file(path, 32).astype(int) - RED).max() < 12
 
 
 @pytest.mark.parametrize("ending", ["avif", "bmp", "gif", "jp2", "jpg", "png", "tif", "webp"])
-def test_changed_bytes_are_one_error_or_a_picture(tmp_path, ending):
+def test_changed_bytes_are_one_error_or_an_image(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
     halves().save(path)
     data = path.read_bytes()
@@ -217,48 +217,48 @@ def test_changed_bytes_are_one_error_or_a_picture(tmp_path, ending):
             changed[position] = RNG.integers(256)
         path.write_bytes(changed[: RNG.integers(1, len(data) + 1)] if RNG.random() < 0.3 else changed)
         try:
-            assert read_picture(path, 32).shape == (32, 32, 3)
+            assert read_image_file(path, 32).shape == (32, 32, 3)
         except InputError as error:
             assert str(error).startswith(f"{path}: ")  # noqa: PT017
             assert "\n" not in str(error)  # noqa: PT017
 
 
-def test_picture_with_too_many_pixels_is_rejected_before_it_is_decoded(tmp_path):
+def test_image_with_too_many_pixels_is_rejected_before_it_is_decoded(tmp_path):
     Image.new("1", (12_000, 8_000)).save(tmp_path / "a.png")
     tracemalloc.start()
     with pytest.raises(InputError, match=r"a\.png: is too large, expected at most 89 megapixels"):
-        read_picture(tmp_path / "a.png", 32)
+        read_image_file(tmp_path / "a.png", 32)
     assert tracemalloc.get_traced_memory()[1] < 10e6
     tracemalloc.stop()
-    assert Image.MAX_IMAGE_PIXELS // 10**6 == pictures.MAX_MEGAPIXELS
+    assert Image.MAX_IMAGE_PIXELS // 10**6 == image_files.MAX_MEGAPIXELS
 
 
 def test_floating_point_pixels_are_rejected(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "a.tif")
 
     with pytest.raises(InputError, match=r"a\.tif: its pixels are floating-point numbers"):
-        read_picture(tmp_path / "a.tif", 32)
+        read_image_file(tmp_path / "a.tif", 32)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no named pipes")
-def test_pipe_is_no_picture(tmp_path):
+def test_pipe_is_rejected(tmp_path):
     os.mkfifo(tmp_path / "a.png")
 
     with pytest.raises(InputError, match=r"a\.png: is not a regular file"):
-        read_picture(tmp_path / "a.png", 32)
+        read_image_file(tmp_path / "a.png", 32)
 
 
-def test_pictures_of_a_folder_are_sorted_and_other_files_are_left_aside(tmp_path):
+def test_image_files_of_a_folder_are_sorted_and_other_files_are_ignored(tmp_path):
     names = ("b.PNG", "a/z.jpeg", "a/y.txt", "c.webp", ".hidden.png", "labels.csv")
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
 
-    found = [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)]
+    found = [path.relative_to(tmp_path).as_posix() for path in find_image_files(tmp_path)]
     assert found == ["a/z.jpeg", "b.PNG", "c.webp"]
 
 
-def test_folder_without_pictures_is_an_error(tmp_path):
-    (error,) = find_pictures(tmp_path)
+def test_folder_without_image_files_is_an_error(tmp_path):
+    (error,) = find_image_files(tmp_path)
 
-    assert str(error) == f"{tmp_path}: contains no pictures ({', '.join(FORMATS)})"
+    assert str(error) == f"{tmp_path}: contains no image files ({', '.join(FORMATS)})"

@@ -27,7 +27,7 @@ def test_unfinished_run_lists_missing_folds():
 
     assert text.splitlines() == [
         f"net fold 0: {TEXT}",
-        "net: 1 fold trained, 10.0 min, 3.000 PFLOPs, 5000 GFLOP/s; prediction 2.000 GFLOPs per image and model",
+        "net: 1 fold trained, 10.0 min, 3.000 PFLOP, 5000 GFLOP/s; prediction 2.000 GFLOP per image and model",
         "not trained yet: net fold 1, net refit 0",
     ]
 

@@ -105,7 +105,7 @@ def test_driver_of_a_cluster_accepts_the_threads_of_larger_nodes(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [AttributeError("undefined symbol: mallopt"), OSError("no handle")])
-def test_libc_without_mallopt_is_no_error(monkeypatch, error):
+def test_libc_without_mallopt_is_not_an_error(monkeypatch, error):
     def fail(_name):
         raise error
 

@@ -286,7 +286,7 @@ def test_job_that_does_not_stop_is_killed(job, kernel, monkeypatch):
     assert json.loads((kernel[0] / "output.json").read_text())["outcome"] == "time limit"
 
 
-def test_script_needs_the_standard_library_alone():
+def test_script_imports_only_the_standard_library():
     code = "import sys, runpy; runpy.run_path(sys.argv[1]); print(*sys.modules)"
     command = [sys.executable, "-I", "-S", "-c", code, in_kernel.__file__]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

@@ -111,7 +111,7 @@ def test_zip_with_one_flipped_bit_is_downloaded_again(server, client, folder, ca
     assert "cifar-10.zip is corrupted: the checksum of train.7z is wrong; downloading it again" in caplog.text
 
 
-def test_answer_that_is_no_zip_is_reported_and_leaves_no_file(server, client, folder):
+def test_answer_that_is_not_a_zip_is_reported_and_leaves_no_file(server, client, folder):
     server.faults["DownloadDataFiles"] = [Response(200, "hi")]
 
     with pytest.raises(KaggleError, match=r"^something else than Kaggle's zip arrived; a proxy or the login page"):

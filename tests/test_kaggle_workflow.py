@@ -239,7 +239,7 @@ def test_pipe_is_rejected_before_anything_is_recorded(setup):
     done = run("submit", "pipe")
 
     assert done.returncode == 1
-    assert done.stderr.startswith("error: pipe is no regular file, expected a submission that can be read again")
+    assert done.stderr.startswith("error: pipe is not a regular file, expected a submission that can be read twice")
     assert (ledger.read_bytes() if ledger.exists() else None) == before
 
 

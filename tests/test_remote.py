@@ -212,7 +212,7 @@ def test_nothing_is_pushed_without_quota(server, remote):
     assert pushed(server) == []
 
 
-def test_unknown_quota_is_no_error(server, remote, caplog):
+def test_unknown_quota_is_not_an_error(server, remote, caplog):
     server.faults["GetAcceleratorQuotaStatistics"] = [Response(404, "Not found")]
     with caplog.at_level("INFO", "pipeline"):
         remote()

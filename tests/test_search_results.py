@@ -104,7 +104,7 @@ def test_search_is_printed():
         "best accuracy 0.7000, median 0.6000: a gain of 0.1000. Chance alone would give up to 0.0028: the expected "
         "maximum of 2 normal draws with the standard error of one trial, 0.0050; less where trials err on the same "
         "images",
-        "The best trial was chosen by its score on fold 0, which is therefore too good. Score its config on the folds "
+        "The best trial was chosen by its score on fold 0, so this score is optimistic. Score its config on the folds "
         "that no trial has used:",
         "  python run.py train --config submissions/mine_tune/best.yaml",
     ]
@@ -135,7 +135,7 @@ def test_search_without_a_complete_trial_is_printed():
 def test_search_on_all_folds_has_no_unbiased_score():
     text = format_search(search(trial(0, 0.5), folds=(0, 1), evaluation_command=""))
 
-    assert "score on folds 0, 1, which is therefore too good. The trials use all folds" in text
+    assert "score on folds 0, 1, so this score is optimistic. The trials use all folds" in text
 
 
 def test_report_escapes_the_texts_of_a_search():

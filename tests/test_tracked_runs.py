@@ -145,7 +145,7 @@ def test_trackers_that_fail_give_a_warning_each_and_change_no_weights(
     failing, (tracked, _) = RunFolder(tmp_path / "submissions", "tiny"), resumed_run
 
     assert len(warnings) == 2
-    assert all(line.endswith("; the training goes on without it") for line in warnings)
+    assert all(line.endswith("; the training continues without it") for line in warnings)
     assert "\n" not in "".join(warnings)
     assert warnings[0].startswith("mlflow failed (API request to http://127.0.0.1:9")
     assert warnings[1].startswith("wandb failed (division by zero)")

@@ -100,7 +100,7 @@ def test_tensorboard_gets_the_scores_of_a_model_whose_epochs_are_all_written(mod
     assert scalars["out_of_fold/accuracy"] == [(3, 0.5)]
 
 
-def test_csv_alone_opens_nothing(run, model):
+def test_csv_needs_no_tracker(run, model):
     with open_trackers(("csv",), run) as trackers:
         trackers.log_epoch(model, ROWS[0])
         trackers.finish_model(model, SCORES)
@@ -148,7 +148,7 @@ def test_tracker_that_fails_gives_one_warning_and_is_off(run, model, created, wa
         trackers.finish_model(model, SCORES)
         trackers.finish_run(SCORES, [])
 
-    assert warnings_logged() == ["wandb failed (no route to host); the training goes on without it"]
+    assert warnings_logged() == ["wandb failed (no route to host); the training continues without it"]
     assert created["wandb"].calls[-1][0] == method
     assert len(created["mlflow"].calls) == 3 + 3
 
@@ -161,7 +161,7 @@ def test_tracker_that_can_not_be_opened_gives_one_warning(warnings_logged, model
     trackers.open("mlflow", fail)
     trackers.log_epoch(model, ROWS[0])
 
-    assert warnings_logged() == ["mlflow failed (RuntimeError); the training goes on without it"]
+    assert warnings_logged() == ["mlflow failed (RuntimeError); the training continues without it"]
 
 
 @pytest.mark.parametrize(
@@ -217,5 +217,5 @@ def test_unknown_tracker_is_an_error_that_lists_the_known_ones(tmp_path):
         load_config(path)
 
 
-def test_trackers_are_no_part_of_the_experiment():
+def test_trackers_are_not_part_of_the_experiment():
     assert Config(log=LogConfig(trackers=("wandb",))).experiment() == Config().experiment()

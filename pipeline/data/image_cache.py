@@ -100,8 +100,8 @@ def _require_own_folder(folder: Path) -> None:
     if others or (folder.exists() and not folder.is_dir()):
         found = f"contains {others[0]}" if others else "is a file"
         raise InputError(
-            f"{folder} {found}, so it is no folder of decoded images, and is not changed; choose another folder with "
-            "--set images.cache_dir=DIR"
+            f"{folder} {found}, so it is not a folder of decoded images, and is not changed; choose another folder "
+            "with --set images.cache_dir=DIR"
         )
 
 

@@ -16,7 +16,7 @@ BATCH_SIZE = 64
 def occlusion_maps(
     model: nn.Module, spec: InputSpec, images: NDArray[np.uint8], labels: NDArray[np.int64], machine: Machine
 ) -> NDArray[np.float32]:
-    """Return maps [N, height, width]: by how much the probability of a class drops without what is at a pixel.
+    """Return maps [N, height, width]: how much the probability of a class drops if the area around a pixel is occluded.
 
     For uint8 images [N, height, width, 3] and one label for each [N]. A square of a quarter of the width is replaced by
     the mean colour, everywhere in turn (Zeiler and Fergus 2014); it works with models of any kind. `model` comes from

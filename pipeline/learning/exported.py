@@ -105,10 +105,12 @@ def resize_matrix(image_size: int, spec: InputSpec) -> Tensor:
 def load_safetensors(path: str | Path) -> ExportedEnsemble:
     """Return the ensemble in a file of `export --format safetensors`; the file alone is enough.
 
-    Raises ValueError or KeyError for any other file.
+    Raises ValueError for another safetensors file, and SafetensorError for any other file.
     """
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
+        metadata = file.metadata() or {}
+        if "models" not in metadata:
+            raise ValueError(f"{path} was not written by export --format safetensors")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     task = TypeAdapter(Task).validate_json(metadata["task"])
     members = TypeAdapter(dict[str, MemberConfig]).validate_json(metadata["members"])

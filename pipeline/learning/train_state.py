@@ -84,7 +84,7 @@ class UnfinishedEpoch:
 class TrainState:
     """History and tensors after a step. No RNG state is needed: every step and batch has a seed of its own.
 
-    The tensors are those of the training itself, which goes on to change them: use them before the next state is taken.
+    The tensors are those of the training itself, which changes them later: use them before the next state is taken.
     """
 
     history: list[EpochRecord] = field(default_factory=list)

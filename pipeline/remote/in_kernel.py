@@ -1,6 +1,6 @@
 """What runs in a Kaggle kernel: unpack the pipeline, install what the image lacks, run the job, leave its output.
 
-The text of this file is the beginning of the kernel's source, so it imports the standard library alone.
+The text of this file is the beginning of the kernel's source, so it imports only the standard library.
 """
 
 import base64
@@ -35,7 +35,9 @@ def run_session(settings: dict[str, Any], archive: str) -> None:
     start = time.monotonic()
     run, minutes = settings["run"], settings["minutes"]
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    say(f"session {settings['session']} of the run {run} started {now}; it stops itself after {minutes:g} minutes")
+    print_line(
+        f"session {settings['session']} of the run {run} started {now}; it stops itself after {minutes:g} minutes"
+    )
     if settings["accelerator"] and not NVIDIA_DRIVER.exists():
         fail(
             "Kaggle gave this kernel no GPU; verify your phone number on https://www.kaggle.com/settings, or choose "
@@ -52,16 +54,16 @@ def run_session(settings: dict[str, Any], archive: str) -> None:
     # Decoded images and the code stay on the scratch disk; what is in the working folder becomes the output.
     (root / "submissions").symlink_to(folder.parent, target_is_directory=True)
     (root / f"{settings['config_name']}.yaml").write_text(settings["config"], encoding="utf-8")
-    say(f"start of the job, {time.monotonic() - start:.1f} s after that of the kernel")
+    print_line(f"start of the job, {time.monotonic() - start:.1f} s after that of the kernel")
     is_complete = run_job(settings, root, start + minutes * 60)
     files = leave_output(settings, working, is_complete=is_complete)
     shutil.rmtree(root, ignore_errors=True)
     if not is_complete and progress(files) == progress(before):
         fail(f"no progress in {minutes:g} minutes: raise --minutes, or take a config with shorter epochs")
-    say("complete" if is_complete else f"stopped after {minutes:g} minutes; the next session resumes")
+    print_line("complete" if is_complete else f"stopped after {minutes:g} minutes; the next session resumes")
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line of this script."""
     print(f"kernel: {text}", flush=True)
 
@@ -89,7 +91,7 @@ def install_packages(requirements: Path, mounts: Path) -> None:
     local = ["--no-index", *(f"--find-links={folder}" for folder in wheels)]
     if subprocess.run([*command, *local], capture_output=True, check=False).returncode == 0:
         return
-    say(f"installing packages of {requirements.name}")
+    print_line(f"installing packages of {requirements.name}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.lower().startswith("error")]
@@ -122,7 +124,7 @@ def copy_previous(settings: dict[str, Any], mounts: Path, working: Path) -> dict
             shutil.copyfile(manifest.parent / name, target)  # without its mode: what is mounted is read-only
             if checksum(target) != sha256:
                 fail(f"{name} of the session before is corrupted; choose another --run")
-        say(f"resumes after session {previous['session']}: {len(previous['files'])} files")
+        print_line(f"resumes after session {previous['session']}: {len(previous['files'])} files")
         return dict(previous["files"])
     fail(f"the output of session {settings['session'] - 1} is not in {mounts}")
 
@@ -144,7 +146,7 @@ def run_job(settings: dict[str, Any], root: Path, deadline: float) -> bool:
             status = process.wait()
         return status == 0
     if status:
-        say(f"the job ended with status {status}")
+        print_line(f"the job ended with status {status}")
         sys.exit(1)  # its own last line says what is wrong
     return True
 
@@ -168,12 +170,12 @@ def leave_output(settings: dict[str, Any], working: Path, *, is_complete: bool) 
         "files": files,
     }
     (working / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    say(f"{len(files)} files, {size / 1e6:.1f} MB")
+    print_line(f"{len(files)} files, {size / 1e6:.1f} MB")
     return files
 
 
 def progress(files: dict[str, str]) -> dict[str, str]:
-    """Return the files that change with progress alone."""
+    """Return the files that change only with progress."""
     return {name: sha256 for name, sha256 in files.items() if not name.endswith(ALWAYS_NEW)}
 
 

@@ -105,7 +105,7 @@ def fetch_remote(task: Task, run: RunFolder, client: KernelClient) -> RunFolder:
     if session is None:
         raise RunError(f"Kaggle has no kernel of the run {run.name}; python run.py remote --run {run.name} starts one")
     status = client.kernel_status(session.name)
-    if status.status in ("error", "cancelled"):
+    if status.has_failed:
         raise KaggleError(_why_failed(client, session.name, status))
     manifest = fetch_manifest(client, session.name, session.settings, run) if status.is_final else None
     if manifest is None or not manifest.is_complete:
@@ -144,8 +144,12 @@ def _portable(config: Config) -> Config:
         log.warning(
             "log.trackers in the kernel: %s, as it has no credentials for others", ", ".join(trackers) or "none"
         )
-    images, trackers_config = config.images.model_copy(update={"cache_dir": None}), LogConfig(trackers=trackers)
-    return config.model_copy(update={"images": images, "log": trackers_config})
+    changes = {
+        "images": config.images.model_copy(update={"cache_dir": None}),
+        "machine": config.machine.model_copy(update={"shared_dir": None}),
+        "log": LogConfig(trackers=trackers),
+    }
+    return config.model_copy(update=changes)
 
 
 def _check_config(session: _Session, config: Config) -> None:
@@ -189,7 +193,7 @@ def _push(client: KernelClient, task: Task, wanted: RunConfig, number: int, opti
     accelerator = "" if options.accelerator == NO_ACCELERATOR else options.accelerator
     with file_lock(remote_folder(run) / f"{run.name}.push.lock", wait_for=f"it pushes {name}"):
         found = _find(client, task, run.name, number)
-        if found is not None and client.kernel_status(name).status not in ("error", "cancelled"):
+        if found is not None and not client.kernel_status(name).has_failed:
             return found
         quota = client.quota() if accelerator else None
         if quota is not None:

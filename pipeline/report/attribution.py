@@ -18,9 +18,9 @@ from pipeline.runs.fold_table import FoldTable
 def attribute_with(
     jobs: Sequence[FoldJob], ensemble: Ensemble, table: FoldTable, store: ImageStore, machine: Machine
 ) -> Attribute:
-    """Return what maps rows of a table with classes to heat maps.
+    """Return a function: rows of the fold table and a class for each -> occlusion maps.
 
-    Those of the member with the largest weight, and of its model that has predicted the image out of fold.
+    Of the member with the largest ensemble weight: of its fold model that predicted the image out of fold.
     """
     member = max(ensemble.weights, key=lambda name: ensemble.weights[name])
     eager = replace(machine, compile=False)  # the batches are few and of many sizes

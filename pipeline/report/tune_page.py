@@ -28,7 +28,7 @@ def _headline(result: SearchResult) -> list[Stat]:
     stats = [Stat("trials", str(len(result.trials)), f"{complete} complete, {pruned} pruned, {failed} failed")]
     for best in result.ranked[:1]:
         low, high = result.interval(best)
-        note = f"trial {best.number}; 95 % CI {low:.4f} to {high:.4f}; too good, as it was chosen by this score"
+        note = f"trial {best.number}; 95 % CI {low:.4f} to {high:.4f}; optimistic, as the trial was chosen by it"
         stats.append(Stat(f"best {result.objective_name}", f"{best.objective:.4f}", note))
     if result.gain is not None:
         stats.append(_gain_stat(result.gain))

@@ -57,6 +57,11 @@ class Status:
         """Whether the kernel has ended."""
         return self.status in FINAL
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has ended without success."""
+        return self.is_final and self.status != "complete"
+
 
 @dataclass(frozen=True)
 class Quota:

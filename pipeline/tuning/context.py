@@ -30,7 +30,7 @@ class SearchOptions:
     objective: Objective = "accuracy"
     pruner: PrunerName = "median"
     trials: int | None = None
-    """Trials of the search in all that are complete or pruned at the end; None: as many as `minutes` allow."""
+    """Complete and pruned trials of the search in all; None: as many as `minutes` allow, without it 20."""
     minutes: float | None = None
     """After which this command starts no more trials."""
 
@@ -40,7 +40,7 @@ class Search:
     """A search, opened."""
 
     context: RunContext
-    """Of a config with the member and the folds of the trials alone."""
+    """Of a config with only the member and the folds of the trials."""
     config: Config
     """As it is in the file, with `--set`."""
     member: str

@@ -76,7 +76,7 @@ class SearchResult:
     """The config keys that are searched."""
     trials: Sequence[TrialResult]
     importance: Mapping[str, float]
-    """Share of each key in the variance of the objective; empty if there are too few trials."""
+    """Share of each key in reaching the best tenth of the complete trials; empty if there are too few."""
     evaluation_command: str
     """Scores the best config on the folds that no trial has used; empty if there are none."""
 
@@ -93,7 +93,7 @@ class SearchResult:
     @property
     def how_to_evaluate(self) -> str:
         """Why the score of the best trial is too good, and what to do; the command, if there is one, comes next."""
-        why = f"The best trial was chosen by its score on {self.folds_text}, which is therefore too good."
+        why = f"The best trial was chosen by its score on {self.folds_text}, so this score is optimistic."
         if not self.evaluation_command:
             return f"{why} The trials use all folds, so there is none for an unbiased score; use fewer with --fold."
         return f"{why} Score its config on the folds that no trial has used:"

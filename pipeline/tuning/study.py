@@ -177,7 +177,7 @@ class SearchStudy:
         return [_result(trial) for trial in self._study.get_trials(deepcopy=False)]
 
     def importance(self) -> dict[str, float]:
-        """Return the share of each key in the variance of the objective; nothing if there are too few trials."""
+        """Return the share of each key in reaching the best tenth of the complete trials; {} if there are too few."""
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len(complete) < MIN_FOR_IMPORTANCE or len({trial.value for trial in complete}) < 2:
             return {}

@@ -10,8 +10,8 @@ from typing import Any
 from pipeline.config_files import leaves
 from pipeline.runs.trackers.tracker import TrackedModel, TrackedRun, Values, out_of_fold
 
-# Variables that its user may set otherwise. An unreachable server delays the job by less than a minute, once. And
-# nothing but results is sent, or printed.
+# Defaults; variables that are already set take precedence. They limit the delay by an unreachable server to a minute,
+# once, and turn telemetry and printing off.
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",

@@ -1,4 +1,4 @@
-"""The configured trackers, opened together; one that fails is turned off, and the training goes on."""
+"""The configured trackers, opened together; one that fails is turned off, and the training continues."""
 
 import importlib.util
 import os
@@ -109,4 +109,4 @@ def _database_packages() -> tuple[str, ...]:
 
 def _warn(name: str, error: Exception) -> None:
     cause = on_one_line(error) or type(error).__name__
-    log.warning("%s failed (%s); the training goes on without it", name, cause)
+    log.warning("%s failed (%s); the training continues without it", name, cause)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 Values = Mapping[str, float]
 
@@ -30,8 +30,7 @@ class TrackedModel:
     """A member on a fold, or refitted."""
 
     name: str
-    kind: str
-    """fold or refit."""
+    kind: Literal["fold", "refit"]
     folder: Path
     config: Mapping[str, Any]
     num_epochs: int

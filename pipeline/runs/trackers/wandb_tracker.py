@@ -12,8 +12,8 @@ from pipeline.runs.trackers.tracker import TrackedModel, TrackedRun, Values, out
 if TYPE_CHECKING:
     from wandb import Run
 
-# Variables that its user may set otherwise. Offline, a killed process loses what it has logged since the last flush, by
-# default of 15 seconds. And nothing but results is sent.
+# Defaults; variables that are already set take precedence. Offline, a killed process loses what it has logged since the
+# last flush (wandb's default: 15 seconds). Error reports are not sent.
 SETTINGS = {"WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1", "WANDB_ERROR_REPORTING": "false"}
 INIT_TIMEOUT, FINISH_TIMEOUT = 30.0, 120.0  # seconds that an unreachable server may delay the job
 INTERRUPTED = 255  # wandb's exit code of such runs

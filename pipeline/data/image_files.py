@@ -1,4 +1,4 @@
-"""Pictures of any size and format -> uint8 [size, size, 3], RGB. The only module that imports Pillow."""
+"""Image files of any size and format -> uint8 [size, size, 3], RGB. The only module that imports Pillow."""
 
 import os
 import warnings
@@ -21,8 +21,8 @@ MAX_16_BIT = 65_535
 WHITE = (255, 255, 255, 255)
 
 
-def find_pictures(path: Path) -> Iterator[Path | InputError]:
-    """Yield a file; of a folder, the pictures in it and its subfolders, sorted by path, known by their endings.
+def find_image_files(path: Path) -> Iterator[Path | InputError]:
+    """Yield a file; of a folder, the images in it and its subfolders, sorted by path, known by their endings.
 
     What can't be read is yielded as an error.
     """
@@ -41,11 +41,11 @@ def find_pictures(path: Path) -> Iterator[Path | InputError]:
     yield from errors
     yield from sorted(found)
     if not found and not errors:
-        yield InputError(f"{path}: contains no pictures ({', '.join(FORMATS)})")
+        yield InputError(f"{path}: contains no image files ({', '.join(FORMATS)})")
 
 
-def read_picture(path: Path, size: int) -> Image:
-    """Return the square in the middle of a picture, resized to uint8 [size, size, 3].
+def read_image_file(path: Path, size: int) -> Image:
+    """Return the square in the middle of an image, resized to uint8 [size, size, 3].
 
     Turned as its EXIF data says, on white where it is transparent; the first frame of an animation. Raises InputError
     that starts with the path.
@@ -58,7 +58,7 @@ def read_picture(path: Path, size: int) -> Image:
             warnings.simplefilter("error", Pillow.DecompressionBombWarning)
             return _read(path, size)
     except UnidentifiedImageError:
-        raise InputError(f"{path}: is not a picture ({', '.join(FORMATS)}), or is corrupted") from None
+        raise InputError(f"{path}: is not an image ({', '.join(FORMATS)}), or is corrupted") from None
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
         raise InputError(f"{path}: is too large, expected at most {MAX_MEGAPIXELS} megapixels") from None
     except InputError as error:
@@ -75,7 +75,7 @@ def _read(path: Path, size: int) -> Image:
         image.draft(None, (DRAFT_FACTOR * size, DRAFT_FACTOR * size))
         ImageOps.exif_transpose(image, in_place=True)
         rgb = _to_rgb(image)
-    # A picture of the wanted size keeps its pixels.
+    # An image of the wanted size keeps its pixels.
     return np.asarray(ImageOps.fit(rgb, (size, size), method=Pillow.Resampling.BICUBIC))
 
 
