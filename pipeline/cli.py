@@ -24,7 +24,6 @@ from pipeline.console import (
     format_export,
     format_metrics,
     format_scores,
-    format_search,
     format_upload,
     print_classifications,
     print_runs,
@@ -36,6 +35,7 @@ from pipeline.process import run_command
 from pipeline.progress import set_up_logging
 from pipeline.results import FileFormat, Scores
 from pipeline.task import CIFAR10, Task
+from pipeline.tuning.summary import format_search
 
 if TYPE_CHECKING:
     from pipeline.run_context import RunContext

@@ -23,12 +23,10 @@ from pipeline.results import (
     Metrics,
     Scores,
 )
-from pipeline.tuning.results import Gain, SearchResult, format_value, short_names
 
 COLUMNS = tuple(field.name for field in fields(RunRow))
 SIGNIFICANCE = 0.05
 MIN_TABLE_WIDTH = 80  # characters
-NUM_BEST_TRIALS = 10  # that are printed
 
 
 def format_scores(scores: Scores) -> str:
@@ -63,7 +61,7 @@ def format_upload(upload: Upload, out_of_fold: float | None) -> str:
 def format_export(exported: ExportedFile) -> str:
     """Format what was written, and how well it agrees with the pipeline."""
     return (
-        f"{exported.path}: {_pluralize(exported.num_models, 'model')}, {exported.num_bytes / 1e6:.1f} MB\n"
+        f"{exported.path}: {pluralize(exported.num_models, 'model')}, {exported.num_bytes / 1e6:.1f} MB\n"
         f"largest difference from the pipeline's probabilities on {exported.num_images:,} images: "
         f"{exported.max_difference:.1e}"
     )
@@ -84,38 +82,6 @@ def format_comparison(first: str, second: str, comparison: Comparison) -> str:
             f"of {test.num_images:,} images only {first} classifies {test.only_first:,} correctly, only {second} "
             f"{test.only_second:,}: McNemar's exact test p = {test.p_value:.3g}, {verdict} at 5 %",
         ]
-    )
-
-
-def format_search(result: SearchResult) -> str:
-    """Format the best trials of a search, the importance of its parameters, and what chance alone would give."""
-    counts = {state: len(result.in_state(state)) for state in ("complete", "pruned", "failed", "running")}
-    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    saved, planned = result.epochs_saved
-    lines = [
-        f"search {result.name}: {_pluralize(len(result.trials), 'trial')} of {result.member} on {result.folds_text} "
-        f"({states})",
-        *_trial_lines(result),
-    ]
-    if result.importance:
-        names = dict(zip(result.keys, short_names(result.keys), strict=True))
-        shares = ", ".join(f"{names[key]} {share:.2f}" for key, share in result.importance.items())
-        lines.append(f"importance: {shares}")
-    if counts["pruned"]:
-        lines.append(f"pruning saved {saved:,} of {planned:,} epochs ({saved / planned:.0%})")
-    if result.gain is not None:
-        lines.append(format_gain(result.gain, result.objective_name))
-    lines += _config_trial_lines(result)
-    if result.ranked:
-        lines += [result.how_to_evaluate, *([f"  {result.evaluation_command}"] if result.evaluation_command else [])]
-    return "\n".join(lines)
-
-
-def format_gain(gain: Gain, objective: str) -> str:
-    """Format the gain of the best trial, and how much of it chance alone would give."""
-    return (
-        f"best {objective} {gain.best:.4f}, median {gain.median:.4f}: a gain of {abs(gain.best - gain.median):.4f}. "
-        f"{gain.explanation[0].upper()}{gain.explanation[1:]}"
     )
 
 
@@ -193,36 +159,13 @@ def runs_table(rows: Sequence[RunRow]) -> Table:
             row.run,
             row.config,
             row.members,
-            f"{row.folds} + {_pluralize(row.refits, 'refit')}" if row.refits else str(row.folds),
+            f"{row.folds} + {pluralize(row.refits, 'refit')}" if row.refits else str(row.folds),
             cv,
             minutes,
             *scores,
             row.date,
         )
     return table
-
-
-def _config_trial_lines(result: SearchResult) -> list[str]:
-    trial, gain = result.config_trial, result.gain_over_config
-    if trial is None or gain is None:
-        return []
-    best = f"{gain:.4f} {'below' if result.is_maximized else 'above'} the best" if gain else "none is better"
-    return [f"trial {trial.number} has the config's own values: {result.objective_name} {trial.objective:.4f}, {best}"]
-
-
-def _trial_lines(result: SearchResult) -> list[str]:
-    best = result.ranked[:NUM_BEST_TRIALS]
-    if not best:
-        return ["no trial is complete yet"]
-    header = ["trial", result.objective_name, "95 % CI", "epochs", *short_names(result.keys)]
-    rows = [header]
-    for trial in best:
-        low, high = result.interval(trial)
-        values = [format_value(trial.values.get(key)) for key in result.keys]
-        interval = f"{low:.4f} to {high:.4f}"
-        rows.append([str(trial.number), f"{trial.objective:.4f}", interval, str(trial.num_trained), *values])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _member_lines(name: str, member: MemberMetrics) -> list[str]:
@@ -241,11 +184,12 @@ def _member_lines(name: str, member: MemberMetrics) -> list[str]:
 
 
 def _count_trained(member: MemberMetrics) -> str:
-    refits = f" and {_pluralize(len(member.refits), 'refit')}" if member.refits else ""
-    return f"{_pluralize(len(member.folds), 'fold')}{refits} trained"
+    refits = f" and {pluralize(len(member.refits), 'refit')}" if member.refits else ""
+    return f"{pluralize(len(member.folds), 'fold')}{refits} trained"
 
 
-def _pluralize(count: int, noun: str) -> str:
+def pluralize(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 fold`, `2 folds`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 

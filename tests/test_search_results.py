@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.console import format_search
 from pipeline.report.page import render
 from pipeline.report.tune_page import search_page
 from pipeline.tuning.results import SearchResult, TrialResult, TrialScores, expected_maximum, format_values, short_names
+from pipeline.tuning.summary import format_search
 
 KEY = "members.net.train.optimizer.lr"
 
