@@ -25,6 +25,7 @@ from rich.text import Text
 
 ProgressCallback = Callable[[int, int], None]  # called with (done, total), in images
 
+LOG_INTERVAL = 120.0  # seconds between two lines of a bar that is not shown
 WIDE = 110  # characters: a narrower terminal has no room for bars and speeds
 # In a notebook `!python run.py` has a terminal, but one that shows every redrawn line of a live view.
 NOTEBOOK_VARIABLES = ("KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG", "JPY_PARENT_PID")
@@ -81,7 +82,7 @@ class Bar:
         self, display: "ProgressDisplay", task: TaskID, title: str, epochs: int, flops: float, fraction: float
     ) -> None:
         self._display, self._task, self._title, self._epochs, self._flops = display, task, title, epochs, flops
-        self._postfix = ""
+        self._postfix, self._log_time = "", time.monotonic()
         self.fraction = fraction  # of this bar's FLOPs that is done
 
     def __call__(self, done: int, total: int) -> None:
@@ -92,6 +93,10 @@ class Bar:
         more_flops = self._flops * (done / total - self.fraction)
         self._display.update(self._task, text + self._postfix, done, total, more_flops)
         self.fraction = done / total
+        if self._display.is_hidden and time.monotonic() - self._log_time >= LOG_INTERVAL:
+            self._log_time = time.monotonic()
+            eta = self._display.eta()
+            log.info("%s: %d %% done%s", text, 100 * self.fraction, "" if eta is None else f", time left {eta} (total)")
 
     def set_postfix(self, text: str) -> None:
         """Set the text after the title, for example the loss of the last epoch; shown from the next call on."""
@@ -132,6 +137,11 @@ class ProgressDisplay:
         self._progress.update(task, description=text, completed=done, total=total)
         self._add_flops(more_flops)
 
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the bars are not shown: without a terminal."""
+        return self._progress.disable
+
     def eta(self) -> timedelta | None:
         """Return the time to the end of the whole job at the average speed so far; None before any progress."""
         done_here = self._done - self._done_before
@@ -148,7 +158,7 @@ class ProgressDisplay:
 
 @contextmanager
 def progress_display(total_flops: float = 0.0) -> Iterator[ProgressDisplay]:
-    """Show a job's progress while the block runs; without a terminal it is hidden and only computes the ETA."""
+    """Show a job's progress while the block runs; without a terminal, long bars are logged instead."""
     is_wide = console.width >= WIDE
     columns = (
         TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),

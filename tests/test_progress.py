@@ -101,6 +101,29 @@ def test_eta_is_the_remaining_flops_at_the_speed_so_far(monkeypatch):
     assert display.eta() == timedelta(seconds=30)
 
 
+def test_long_epochs_are_logged_where_no_bars_are_shown(screen, monkeypatch, caplog):
+    screen(is_terminal=False)
+    caplog.set_level(logging.INFO, "pipeline")
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.progress_display(1000.0) as display, display.bar("fold 0", epochs=4, flops=500.0) as bar:
+        for done in (100, 150, 200):
+            now += 100
+            bar.set_postfix(f"loss {done}")
+            bar(done, 400)
+
+    assert caplog.messages == ["fold 0, epoch 2/4: 37 % done, time left 0:14:27 (total)"]
+
+
+def test_bars_on_a_terminal_are_not_logged(screen, monkeypatch, caplog):
+    screen(is_terminal=True)
+    caplog.set_level(logging.INFO, "pipeline")
+    monkeypatch.setattr(progress, "LOG_INTERVAL", 0.0)
+    show_two_folds()
+
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("value", [(0, 5), (5, 5)])
 def test_no_progress_shows_nothing(capsys, value):
     progress.no_progress(*value)
