@@ -1,10 +1,10 @@
-"""The whole demo without what only some operating systems and devices have."""
+"""A whole job without what only some operating systems and devices have."""
 
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import CONFIG, NUM_TEST, ROOT
 
 # What Windows lacks: modules, functions, signals.
 HIDDEN = """
@@ -56,15 +56,16 @@ runpy.run_path({run!r}, run_name="__main__")
 
 @pytest.mark.slow
 @pytest.mark.heavy
-def test_demo_needs_neither_modules_of_posix_nor_float64(tmp_path):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_whole_job_needs_neither_modules_of_posix_nor_float64(zip_folder, tmp_path, jobs):
     code = HIDDEN + NO_FLOAT64 + RUN.format(run=str(ROOT / "run.py"))
-    epochs = [f"members.{member}.train.epochs=1" for member in ("airbench", "tutorial_cnn")]
+    (tmp_path / "tiny.yaml").write_text(CONFIG.replace("jobs: 1", f"jobs: {jobs}"))
     done = subprocess.run(
-        [sys.executable, "-c", code, "demo", "-q", *(part for value in epochs for part in ("--set", value))],
+        [sys.executable, "-c", code, "all", "--config", "tiny.yaml", "--input", str(zip_folder), "-q"],
         cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
 
     # filelock and joblib warn that Linux has no fcntl and no CPU affinity: no other system reaches these warnings.
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert (tmp_path / "submissions" / "demo" / "submission.csv").read_text().count("\n") == 1501
+    assert (tmp_path / "submissions" / "tiny" / "submission.csv").read_text().count("\n") == 1 + NUM_TEST
