@@ -106,10 +106,10 @@ def test_shared_storage_gives_the_same_bytes(cluster, local_results, tmp_path):
 
 def test_killed_nodes_do_not_change_the_results(cluster, local_results, tmp_path):
     """One node is killed during training, one during prediction."""
-    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), epochs=150)
+    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), epochs=60)
     process = job.start()
     head = cluster.head_node.node_id[:4]
-    name = job.wait_for(process, rf"fold \d on (\S+:(?!{head})\w+): epoch [3-9]/150")[1]
+    name = job.wait_for(process, rf"fold \d on (\S+:(?!{head})\w+): epoch [3-9]/60")[1]
     kill_node(cluster, name)
     job.wait_for(process, r"was lost")
     cluster.add_node(**NODE, node_ip_address=cluster.head_node.node_ip_address)
@@ -119,26 +119,26 @@ def test_killed_nodes_do_not_change_the_results(cluster, local_results, tmp_path
     job.succeed(process)
 
     assert before >= 1
-    assert job.results() == local_results(150)
+    assert job.results() == local_results(60)
 
 
 def test_job_resumes_after_its_driver_is_killed(cluster, local_results, tmp_path):
-    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), epochs=150)
+    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), epochs=60)
     process = job.start()
-    job.wait_for(process, r"airbench fold 0 on \S+: epoch [2-9]/150")
+    job.wait_for(process, r"airbench fold 0 on \S+: epoch [2-9]/60")
     process.kill()
     process.wait()
     job.succeed()
 
-    first = re.search(r"airbench fold 0 on \S+: epoch (\d+)/150", job.output())
+    first = re.search(r"airbench fold 0 on \S+: epoch (\d+)/60", job.output())
     assert int(first[1]) > 2
-    assert job.results() == local_results(150)
+    assert job.results() == local_results(60)
 
 
 def test_ctrl_c_exits_cleanly(cluster, tmp_path):
-    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), epochs=150)
+    job = ClusterJob.with_epochs(tmp_path, *ray_options(cluster), epochs=60)
     process = job.start()
-    job.wait_for(process, r"airbench fold 0 on \S+: epoch [2-9]/150")
+    job.wait_for(process, r"airbench fold 0 on \S+: epoch [2-9]/60")
     process.send_signal(signal.SIGINT)
 
     assert process.wait(timeout=60) == 130
