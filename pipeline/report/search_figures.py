@@ -42,7 +42,7 @@ def importance(result: SearchResult) -> Drawing:
     shares = list(result.importance.items())[::-1]
     with canvas("importance", 4.6, 0.7 + 0.27 * len(shares)) as drawn:
         drawn.axes.barh([plain_text(names[key]) for key, _ in shares], [share for _, share in shares], color=SERIES[0])
-        drawn.axes.set_xlabel("share of the variance of the objective")
+        drawn.axes.set_xlabel("share of the importance")
         drawn.axes.set_xlim(0, 1)
     return drawn.drawing
 

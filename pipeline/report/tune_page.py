@@ -66,7 +66,7 @@ def _parameters_section(result: SearchResult) -> Section:
         blocks: list[Block] = [
             Figure(
                 search_figures.importance(result),
-                "Importance of each parameter: PED-ANOVA on the complete trials, shares of 1.",
+                "Importance of each parameter for reaching the best tenth of the complete trials (PED-ANOVA).",
             )
         ]
     else:
