@@ -7,6 +7,7 @@ from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from kaggle_kernels import Kernels
@@ -14,6 +15,7 @@ from kaggle_kernels import Kernels
 LAST_MODIFIED = "Sat, 01 Nov 2014 12:00:00 GMT"
 DATE = "2026-11-01T12:00:00.000Z"
 KEY = "0123456789abcdef0123456789abcdef"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def make_home(monkeypatch, folder):
@@ -21,10 +23,31 @@ def make_home(monkeypatch, folder):
     for name in list(os.environ):
         if name.startswith(("KAGGLE_", "XDG_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    credentials = folder / "home" / ".kaggle"
-    credentials.mkdir(parents=True)
+    credentials = _save_key(folder)
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(credentials.parent))
+    return credentials
+
+
+def process_environment(server, folder):
+    """Make a home folder with an API key; return the variables of a process that uses it and the server."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.lower().endswith("_proxy") and not name.startswith("KAGGLE_")
+    }
+    return inherited | {
+        "HOME": str(_save_key(folder).parent),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]]),
+        "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+        "http_proxy": server.url,
+    }
+
+
+def _save_key(folder):
+    """Return the folder of credentials in a new home folder."""
+    credentials = folder / "home" / ".kaggle"
+    credentials.mkdir(parents=True)
     (credentials / "kaggle.json").write_text(json.dumps({"username": "somebody", "key": KEY}))
     (credentials / "kaggle.json").chmod(0o600)
     return credentials

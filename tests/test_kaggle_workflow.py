@@ -11,14 +11,13 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import NUM_TEST, ROOT
-from kaggle_server import KaggleServer, Response
+from conftest import NUM_TEST
+from kaggle_server import KEY, KaggleServer, Response, process_environment
 
 from pipeline.task import CIFAR10
 
 pytestmark = pytest.mark.slow
 
-KEY = "0123456789abcdef0123456789abcdef"
 CONFIG = """
 members:
   net:
@@ -46,25 +45,9 @@ def setup(zip_folder, tmp_path_factory):
     command with a home and a key.
     """
     folder = tmp_path_factory.mktemp("kaggle")
-    home = folder / "home"
-    (home / ".kaggle").mkdir(parents=True)
-    key = home / ".kaggle" / "kaggle.json"
-    key.write_text(json.dumps({"username": "somebody", "key": KEY}))
-    key.chmod(0o600)
     (folder / "tiny.yaml").write_text(CONFIG)
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.lower().endswith("_proxy") and not name.startswith("KAGGLE_")
-    }
     with KaggleServer((zip_folder / CIFAR10.zip_name).read_bytes()).running() as server:
-        environment = {
-            **inherited,
-            "HOME": str(home),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]]),
-            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
-            "http_proxy": server.url,
-        }
+        environment = process_environment(server, folder)
 
         def run(*arguments, **variables):
             command = [sys.executable, "-c", COMMAND, *map(str, arguments)]

@@ -1,7 +1,6 @@
 """The whole job on a fake Kaggle: pushed, run in a clean folder, followed and fetched, interrupted at every point."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,12 +8,11 @@ import threading
 import time
 
 import pytest
-from conftest import CONFIG, NUM_TEST, ROOT
-from kaggle_server import KaggleServer, Response
+from conftest import CONFIG, NUM_TEST
+from kaggle_server import KEY, KaggleServer, Response, process_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
-KEY = "0123456789abcdef0123456789abcdef"
 COMMAND = f"""
 import sys
 from dataclasses import replace
@@ -31,26 +29,10 @@ NAME = "somebody/cifar-10-run-tiny"
 @pytest.fixture
 def kaggle(archives_folder, tmp_path):
     """Yield a server, and a function that starts a command in the test's folder."""
-    home = tmp_path / "home"
-    (home / ".kaggle").mkdir(parents=True)
-    key = home / ".kaggle" / "kaggle.json"
-    key.write_text(json.dumps({"username": "somebody", "key": KEY}))
-    key.chmod(0o600)
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a command in this process may have ignored it
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.lower().endswith("_proxy") and not name.startswith("KAGGLE_")
-    }
     with KaggleServer(input_folder=archives_folder).running() as server:
-        environment = inherited | {
-            "HOME": str(home),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]]),
-            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
-            "http_proxy": server.url,
-        }
-
+        environment = process_environment(server, tmp_path)
         processes = []
 
         def start(*arguments):
